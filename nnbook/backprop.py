@@ -1,0 +1,918 @@
+"""Backpropagation: a tape of primitives and their vector-Jacobian products (chapter 3).
+
+A *primitive* is a function from arrays to one array that carries its own derivative in the form of a vector-Jacobian
+product (VJP). Called on arrays it is an ordinary function; called on :class:`Traced` values it also writes itself on a
+tape. The tape is a list in the order of execution, which is already a topological order, so the backward sweep is one
+loop without recursion::
+
+    from nnbook.backprop import exp, value_and_grad
+
+    def loss(params, x):
+        return (exp(x @ params["w"]) ** 2).mean()
+
+    value, grads = value_and_grad(loss)({"w": w}, x)        # grads["w"] has the shape and dtype of w
+
+The engine is first order only: a gradient is an array, not a traced value, so it cannot be differentiated again.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = np.ndarray
+Tree = Any
+"""A float array, or a dict (of dicts ...) with string keys whose leaves are arrays."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The tape
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Node:
+    """One line of the tape: which primitive ran, on what, what its VJP needs, and where its traced inputs stand."""
+
+    __slots__ = ("args", "parents", "primitive", "saved", "static", "value")
+
+    def __init__(self, primitive, args, static, saved, parents, value):
+        self.primitive = primitive
+        self.args = args
+        self.static = static
+        self.saved = saved
+        self.parents = parents  # one tape index per argument; -1 marks a constant
+        self.value = value
+
+
+class Tape:
+    """The nodes of one trace in the order in which they ran. Closed once swept, so that no value outlives its trace."""
+
+    __slots__ = ("nodes", "open")
+
+    def __init__(self):
+        self.nodes: list[Node | None] = []
+        self.open = True
+
+    def append(self, primitive, args, static, saved, parents, value) -> Traced:
+        if isinstance(value, Array):
+            value.flags.writeable = False  # a later in-place write would falsify what the VJPs saved
+        self.nodes.append(Node(primitive, args, static, saved, parents, value))
+        return Traced(value, self, len(self.nodes) - 1)
+
+
+class Primitive:
+    """A function ``forward(*arrays, **static) -> (value, saved)`` together with its VJP. Made by :func:`primitive`."""
+
+    __name__: str
+
+    def __init__(self, forward: Callable[..., tuple[Any, Any]]):
+        functools.update_wrapper(self, forward)
+        self.forward = forward
+        self.vjp: Callable[..., tuple] | None = None
+        self.signature = inspect.signature(forward)
+        self.static_names = frozenset(
+            p.name for p in self.signature.parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY
+        )
+
+    def __repr__(self) -> str:
+        return f"<primitive {self.__name__}>"
+
+    def defvjp(self, vjp: Callable[..., tuple]) -> Callable[..., tuple]:
+        """Register ``vjp(dy, saved, *arrays, **static)``, which returns one cotangent per array argument.
+
+        A cotangent is an array of its argument's shape, ``None`` (no derivative, for example for integer labels), or a
+        function without arguments that computes it, which the engine calls only if the cotangent is needed.
+        """
+        self.vjp = vjp
+        return vjp
+
+    def __call__(self, *args, **static):
+        if not self.static_names.issuperset(static):  # an array argument was passed by keyword
+            args, static = self._bind(args, static)
+        tape = None
+        arrays, parents = [], []
+        for arg in args:
+            if type(arg) is Traced:
+                if tape is None:
+                    tape = arg.tape
+                elif arg.tape is not tape:
+                    raise ValueError(
+                        f"{self.__name__}: the arguments come from two different traces; the engine is first order "
+                        "only, so a function being differentiated cannot differentiate another one by its traced values"
+                    )
+                arrays.append(arg.value)
+                parents.append(arg.index)
+            else:
+                arrays.append(arg if type(arg) is float else self._as_array(arg, len(arrays)))
+                parents.append(-1)
+        if tape is None:
+            return self.forward(*arrays, **static)[0]
+        if not tape.open:
+            raise ValueError(f"{self.__name__}: an argument belongs to a trace that has already ended")
+        value, saved = self.forward(*arrays, **static)
+        return tape.append(self, arrays, static, saved, parents, value)
+
+    def _bind(self, args, static):
+        try:
+            bound = self.signature.bind(*args, **static)
+        except TypeError as error:
+            raise TypeError(f"{self.__name__}: {error}") from None
+        return bound.args, bound.kwargs
+
+    def _as_array(self, arg, position):
+        """Numbers stay Python numbers, so that they do not promote float32; anything else must be a numeric array."""
+        if arg is None or isinstance(arg, (int, float)):
+            return arg
+        array = arg if isinstance(arg, (Array, np.generic)) else np.asarray(arg)
+        if array.dtype.kind not in "biufc":
+            name = list(self.signature.parameters)[position] if position < len(self.signature.parameters) else position
+            raise ValueError(f"{self.__name__}: argument {name} has dtype {array.dtype}, expected numbers")
+        return array
+
+
+def primitive(forward: Callable[..., tuple[Any, Any]]) -> Primitive:
+    """Turn ``forward(*arrays, **static) -> (value, saved)`` into a primitive; attach its VJP with ``@name.defvjp``.
+
+    ``saved`` is whatever the VJP wants to keep from the forward pass (``None`` if nothing). Array arguments are
+    positional; everything that is not differentiated (an axis, a stride) is keyword-only.
+    """
+    return Primitive(forward)
+
+
+NUMPY: dict[np.ufunc, Primitive] = {}
+"""NumPy's ufuncs that work on traced values, so that ``np.exp(x)`` in a reader's own loss does what it says."""
+
+
+class Traced:
+    """An array on the tape. It supports operators, indexing, ``sum``, ``mean``, ``reshape``, ``T`` and NumPy ufuncs."""
+
+    __slots__ = ("index", "tape", "value")
+
+    def __init__(self, value, tape: Tape, index: int):
+        self.value = value
+        self.tape = tape
+        self.index = index
+
+    shape = property(lambda self: self.value.shape)
+    ndim = property(lambda self: self.value.ndim)
+    size = property(lambda self: self.value.size)
+    dtype = property(lambda self: self.value.dtype)
+
+    @property
+    def T(self):
+        return transpose(self)
+
+    def __repr__(self) -> str:
+        return f"Traced({np.array2string(np.asarray(self.value), threshold=10)})"
+
+    def __add__(self, other):
+        return add(self, other)
+
+    def __radd__(self, other):
+        return add(other, self)
+
+    def __sub__(self, other):
+        return subtract(self, other)
+
+    def __rsub__(self, other):
+        return subtract(other, self)
+
+    def __mul__(self, other):
+        return multiply(self, other)
+
+    def __rmul__(self, other):
+        return multiply(other, self)
+
+    def __truediv__(self, other):
+        return divide(self, other)
+
+    def __rtruediv__(self, other):
+        return divide(other, self)
+
+    def __pow__(self, other):
+        return power(self, other)
+
+    def __rpow__(self, other):
+        return power(other, self)
+
+    def __matmul__(self, other):
+        return matmul(self, other)
+
+    def __rmatmul__(self, other):
+        return matmul(other, self)
+
+    def __neg__(self):
+        return negative(self)
+
+    def __abs__(self):
+        return absolute(self)
+
+    # A comparison has derivative zero wherever it has one, so it leaves the tape and gives a plain boolean array.
+    def __lt__(self, other):
+        return self.value < _plain(other)
+
+    def __le__(self, other):
+        return self.value <= _plain(other)
+
+    def __gt__(self, other):
+        return self.value > _plain(other)
+
+    def __ge__(self, other):
+        return self.value >= _plain(other)
+
+    def __getitem__(self, index):
+        return getitem(self, index=index)
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    def __iter__(self) -> Iterator[Traced]:
+        return (self[i] for i in range(len(self)))
+
+    def sum(self, axis=None, dtype=None, out=None, keepdims=False):
+        return sum(self, axis=axis, keepdims=_no_output(out, dtype, keepdims))
+
+    def mean(self, axis=None, dtype=None, out=None, keepdims=False):
+        return mean(self, axis=axis, keepdims=_no_output(out, dtype, keepdims))
+
+    def reshape(self, *shape):
+        return reshape(self, shape=shape[0] if len(shape) == 1 else shape)
+
+    def transpose(self, *axes):
+        return transpose(self, axes=(axes[0] if len(axes) == 1 else axes) or None)
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        if "out" in kwargs:
+            raise ValueError(f"numpy.{ufunc.__name__} would write into an array that is being traced; make a new array")
+        if method != "__call__" or kwargs or ufunc not in NUMPY:
+            raise ValueError(
+                f"numpy.{ufunc.__name__} has no vector-Jacobian product here; known: "
+                + ", ".join(sorted(known.__name__ for known in NUMPY))
+            )
+        return NUMPY[ufunc](*inputs)
+
+    def __setitem__(self, index, value):
+        raise ValueError("a traced value cannot be written in place: the VJPs need it as it was; make a new array")
+
+    def __array__(self, *args, **kwargs):
+        raise ValueError("a traced value is not an array: use its operators, or .value for the plain number")
+
+    def __bool__(self):
+        raise ValueError(
+            "the truth value of a traced value is not differentiable; compare .value if you mean the number"
+        )
+
+
+def _plain(x):
+    return x.value if type(x) is Traced else x
+
+
+def _no_output(out, dtype, keepdims):
+    if out is not None or dtype is not None:
+        raise ValueError("reductions of traced values take neither out nor dtype")
+    return keepdims
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The user interface: vjp, value_and_grad
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def vjp(f: Callable, *args: Tree, **static) -> tuple[Any, Callable[[Any], tuple]]:
+    """Run ``f(*args, **static)`` and return its value with its pullback (:eq:`eq-pullback`).
+
+    Args:
+        f: a function composed of primitives; returns one array.
+        *args: arrays or trees of arrays. Integer and boolean arrays are passed through untraced.
+        **static: handed to ``f`` as they are.
+
+    Returns:
+        ``(y, pull)``. ``pull(dy)`` takes a cotangent of ``y``'s shape and returns one cotangent per argument, each with
+        its argument's structure, shapes and dtypes (``None`` for integers, zeros for what ``f`` did not use). It can be
+        called once: the sweep frees what the forward pass saved as it goes.
+
+    Raises:
+        ValueError: ``dy`` has another shape than ``y``; a second call of ``pull``; values of another trace.
+    """
+    tape = Tape()
+    leaves: list[Any] = []
+
+    def trace(leaf):
+        leaf = np.asarray(leaf)
+        leaves.append(leaf)
+        if leaf.dtype.kind not in "fc":
+            tape.nodes.append(None)  # keeps leaf number i at tape index i
+            return leaf
+        return tape.append(None, (), {}, None, (), leaf.view())
+
+    traced = [tree_map(trace, arg) for arg in args]
+    out = f(*traced, **static)
+    if type(out) is Traced and out.tape is not tape:
+        raise ValueError("the function returned a value of another trace")
+    y = _plain(out)
+    if not isinstance(y, (Array, np.generic, float, int)):
+        raise ValueError(f"the function must return one array, not {type(y).__name__}")
+
+    def pull(dy) -> tuple:
+        if not tape.open:
+            raise ValueError("this pullback was already used: the sweep frees what it needs; call vjp again")
+        if np.shape(dy) != np.shape(y):
+            raise ValueError(f"the cotangent has shape {np.shape(dy)}, the output has shape {np.shape(y)}")
+        tape.open = False
+        found = _sweep(tape, out.index, np.asarray(dy, np.result_type(y))) if type(out) is Traced else {}
+        tape.nodes.clear()
+        grads = iter(
+            (found[i] if i in found else np.zeros_like(leaf)) if leaf.dtype.kind in "fc" else None
+            for i, leaf in enumerate(leaves)
+        )
+        return tuple(tree_map(lambda _: next(grads), arg) for arg in args)
+
+    return y, pull
+
+
+def _sweep(tape: Tape, start: int, dy, *, free: bool = True) -> dict[int, Any]:
+    """Walk the tape backwards from node ``start``, adding up cotangents by tape index.
+
+    With ``free``, nodes and their adjoints are dropped as soon as they are used, so only the inputs' adjoints remain.
+    """
+    nodes = tape.nodes
+    adjoints: dict[int, Any] = {start: dy}
+    for i in range(start, -1, -1):
+        node = nodes[i]
+        if node is None or node.primitive is None:  # an input: its adjoint is a result
+            continue
+        if free:
+            nodes[i] = None
+        if i not in adjoints:
+            continue
+        dy = adjoints.pop(i) if free else adjoints[i]
+        for parent, arg, dx in zip(node.parents, node.args, _cotangents(node, dy), strict=False):
+            if parent < 0 or dx is None:
+                continue
+            if callable(dx):
+                dx = dx()
+            if dx.shape != arg.shape:
+                raise ValueError(f"{node.primitive.__name__}: VJP gave shape {dx.shape} for an argument of {arg.shape}")
+            if dx.dtype != arg.dtype:
+                dx = dx.astype(arg.dtype)
+            adjoints[parent] = adjoints[parent] + dx if parent in adjoints else dx
+    return adjoints
+
+
+def _cotangents(node: Node, dy) -> tuple:
+    if node.primitive.vjp is None:
+        raise ValueError(f"{node.primitive.__name__} has no VJP; define one with @{node.primitive.__name__}.defvjp")
+    return node.primitive.vjp(dy, node.saved, *node.args, **node.static)
+
+
+def value_and_grad(loss: Callable) -> Callable:
+    """Return ``g(params, *args, **kwargs) -> (value, grads)``: a loss and its gradient (:eq:`eq-gradient`).
+
+    ``params`` is an array or a nested dict of arrays; ``grads`` has the same keys, shapes and dtypes. The other
+    arguments are constants.
+
+    Raises:
+        ValueError: the loss is not a scalar (names its shape).
+    """
+
+    @functools.wraps(loss)
+    def valued(params, *args, **kwargs):
+        value, pull = vjp(lambda p: loss(p, *args, **kwargs), params)
+        if np.shape(value) != ():
+            raise ValueError(
+                f"the loss must be a scalar, not an array of shape {np.shape(value)}; take .mean() or .sum()"
+            )
+        return value, pull(1.0)[0]
+
+    return valued
+
+
+class Step(NamedTuple):
+    """One node of a recorded graph: ``parents`` are positions in the list of steps."""
+
+    name: str
+    parents: tuple[int, ...]
+    value: Any
+    adjoint: Any
+
+
+def record(f: Callable, *args, names: tuple[str, ...] | None = None) -> list[Step]:
+    """Run ``f`` on arrays, then backwards from a scalar result; return every node with its value and adjoint.
+
+    Meant for looking at small graphs: :func:`nnbook.plots.graph` draws it. Adjoints that the sweep never reached are
+    ``None``; constants do not appear.
+
+    Args:
+        f: a function composed of primitives that returns a scalar.
+        *args: float arrays.
+        names: labels for the inputs; the parameter names of ``f`` if not given.
+
+    Raises:
+        ValueError: the result is not a scalar, or does not depend on the arguments.
+    """
+    names = names or tuple(inspect.signature(f).parameters)
+    tape = Tape()
+    out = f(*(tape.append(None, (), {}, None, (), np.array(a, float)) for a in args))
+    if type(out) is not Traced or out.shape != ():
+        raise ValueError(
+            f"record needs a scalar that depends on its arguments, not one of shape {np.shape(_plain(out))}"
+        )
+    adjoints = _sweep(tape, out.index, np.ones(()), free=False)
+    tape.open = False
+    return [
+        Step(
+            names[i] if node.primitive is None else node.primitive.__name__,
+            tuple(p for p in node.parents if p >= 0),
+            node.value,
+            adjoints.get(i),
+        )
+        for i, node in enumerate(tape.nodes)
+        if node is not None
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Trees of parameters
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def tree_map(f: Callable, tree: Tree, *rest: Tree) -> Tree:
+    """Apply ``f`` leaf by leaf to trees of equal structure.
+
+    Raises:
+        ValueError: the trees have different keys.
+    """
+    if not isinstance(tree, dict):
+        return f(tree, *rest)
+    for other in rest:
+        if not isinstance(other, dict) or other.keys() != tree.keys():
+            keys = sorted(other) if isinstance(other, dict) else type(other).__name__
+            raise ValueError(f"trees differ: {sorted(tree)} against {keys}")
+    return {key: tree_map(f, branch, *(other[key] for other in rest)) for key, branch in tree.items()}
+
+
+def flatten(tree: Tree) -> dict[str, Any]:
+    """``{"0": {"weight": W}}`` -> ``{"0.weight": W}``, the keys of a PyTorch ``state_dict``.
+
+    Raises:
+        ValueError: a key is not a non-empty string, or contains a dot.
+    """
+    flat: dict[str, Any] = {}
+    for key, branch in tree.items():
+        if not isinstance(key, str) or not key or "." in key:
+            raise ValueError(f"the key {key!r} must be a non-empty string without dots")
+        if isinstance(branch, dict):
+            flat.update({f"{key}.{inner}": leaf for inner, leaf in flatten(branch).items()})
+        else:
+            flat[key] = branch
+    return flat
+
+
+def unflatten(flat: dict[str, Any]) -> Tree:
+    """The inverse of :func:`flatten`.
+
+    Raises:
+        ValueError: one key is a prefix of another, so that a leaf would also be a branch.
+    """
+    tree: dict[str, Any] = {}
+    for key, leaf in flat.items():
+        *path, last = key.split(".")
+        branch = tree
+        for part in path:
+            branch = branch.setdefault(part, {})
+            if not isinstance(branch, dict):
+                raise ValueError(f"{key!r} runs through a leaf")
+        if last in branch:
+            raise ValueError(f"{key!r} is both a leaf and a branch")
+        branch[last] = leaf
+    return tree
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Elementary primitives
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def unbroadcast(dy, shape: tuple[int, ...]):
+    """Sum ``dy`` down to ``shape``: the VJP of broadcasting (:eq:`eq-unbroadcast`).
+
+    What broadcasting repeated, its VJP adds: axes that were prepended or stretched from size 1 are summed.
+    """
+    if dy.shape == shape:
+        return dy
+    dy = dy.sum(tuple(range(dy.ndim - len(shape))))
+    stretched = tuple(i for i, n in enumerate(shape) if n == 1 and dy.shape[i] != 1)
+    return dy.sum(stretched, keepdims=True) if stretched else dy
+
+
+@primitive
+def add(x, y):
+    """Sum ``x + y`` with broadcasting (:eq:`eq-add`)."""
+    return x + y, None
+
+
+@add.defvjp
+def add_vjp(dz, saved, x, y):
+    """:eq:`eq-add-vjp`."""
+    return lambda: unbroadcast(dz, np.shape(x)), lambda: unbroadcast(dz, np.shape(y))
+
+
+@primitive
+def subtract(x, y):
+    """Difference ``x - y`` with broadcasting (:eq:`eq-subtract`)."""
+    return x - y, None
+
+
+@subtract.defvjp
+def subtract_vjp(dz, saved, x, y):
+    """:eq:`eq-subtract-vjp`."""
+    return lambda: unbroadcast(dz, np.shape(x)), lambda: unbroadcast(-dz, np.shape(y))
+
+
+@primitive
+def multiply(x, y):
+    """Element-wise product ``x * y`` with broadcasting (:eq:`eq-multiply`)."""
+    return x * y, None
+
+
+@multiply.defvjp
+def multiply_vjp(dz, saved, x, y):
+    """:eq:`eq-multiply-vjp`."""
+    return lambda: unbroadcast(dz * y, np.shape(x)), lambda: unbroadcast(dz * x, np.shape(y))
+
+
+@primitive
+def divide(x, y):
+    """Element-wise quotient ``x / y`` with broadcasting (:eq:`eq-divide`). Division by zero is NumPy's: inf or nan."""
+    return x / y, None
+
+
+@divide.defvjp
+def divide_vjp(dz, saved, x, y):
+    """:eq:`eq-divide-vjp`."""
+    return lambda: unbroadcast(dz / y, np.shape(x)), lambda: unbroadcast(-dz * x / y / y, np.shape(y))
+
+
+@primitive
+def negative(x):
+    """``-x`` (:eq:`eq-negative`)."""
+    return -x, None
+
+
+@negative.defvjp
+def negative_vjp(dy, saved, x):
+    """:eq:`eq-negative-vjp`."""
+    return (-dy,)
+
+
+@primitive
+def power(x, p):
+    """``x ** p`` with broadcasting (:eq:`eq-power`).
+
+    The derivative in ``p`` needs ``x > 0`` (it contains ``log x``); the one in ``x`` is taken as 0 where ``p`` is 0.
+    """
+    return x**p, None
+
+
+@power.defvjp
+def power_vjp(dy, saved, x, p):
+    """:eq:`eq-power-vjp`."""
+    # Where p = 0 the function is constant, also at x = 0, where p x^(p-1) would read 0 * inf.
+    return (
+        lambda: unbroadcast(dy * p * x ** np.where(np.equal(p, 0), 1, p - 1).astype(np.result_type(x, p)), np.shape(x)),
+        lambda: unbroadcast(dy * x**p * np.log(x), np.shape(p)),
+    )
+
+
+@primitive
+def matmul(a, b):
+    """Matrix product with NumPy's rules for vectors and stacks (:eq:`eq-matmul`).
+
+    Args:
+        a: (..., n, k) or (k,).
+        b: (..., k, m) or (k,).
+
+    Raises:
+        ValueError: the inner sizes differ (names both shapes), or an argument is a scalar.
+    """
+    inner = np.shape(b)[-2] if np.ndim(b) > 1 else np.size(b)
+    if np.ndim(a) == 0 or np.ndim(b) == 0 or np.shape(a)[-1] != inner:
+        raise ValueError(f"matmul: shapes {np.shape(a)} and {np.shape(b)} do not fit")
+    return a @ b, None
+
+
+@matmul.defvjp
+def matmul_vjp(dy, saved, a, b):
+    """:eq:`eq-matmul-vjp`."""
+    # A vector is a matrix with one row (left) or one column (right) whose extra axis NumPy drops from the result.
+    rows = a[None, :] if a.ndim == 1 else a
+    columns = b[:, None] if b.ndim == 1 else b
+    dy = np.expand_dims(dy, tuple(ax for ax, v in ((-2, a), (-1, b)) if v.ndim == 1))
+    return (
+        lambda: unbroadcast(dy @ columns.swapaxes(-1, -2), rows.shape).reshape(a.shape),
+        lambda: unbroadcast(rows.swapaxes(-1, -2) @ dy, columns.shape).reshape(b.shape),
+    )
+
+
+@primitive
+def exp(x):
+    """``e ** x`` (:eq:`eq-exp`)."""
+    y = np.exp(x)
+    return y, y
+
+
+@exp.defvjp
+def exp_vjp(dy, y, x):
+    """:eq:`eq-exp-vjp`."""
+    return (dy * y,)
+
+
+@primitive
+def log(x):
+    """Natural logarithm (:eq:`eq-log`). At 0 it is -inf with NumPy's warning, below 0 nan."""
+    return np.log(x), None
+
+
+@log.defvjp
+def log_vjp(dy, saved, x):
+    """:eq:`eq-log-vjp`."""
+    return (dy / x,)
+
+
+@primitive
+def sqrt(x):
+    """Square root (:eq:`eq-sqrt`). The derivative at 0 is infinite."""
+    y = np.sqrt(x)
+    return y, y
+
+
+@sqrt.defvjp
+def sqrt_vjp(dy, y, x):
+    """:eq:`eq-sqrt-vjp`."""
+    return (dy / (2 * y),)
+
+
+@primitive
+def absolute(x):
+    """``|x|`` (:eq:`eq-absolute`). At the kink ``x = 0`` the derivative is taken as 0, as PyTorch does."""
+    return np.abs(x), None
+
+
+@absolute.defvjp
+def absolute_vjp(dy, saved, x):
+    """:eq:`eq-absolute-vjp`."""
+    return (dy * np.sign(x),)
+
+
+@primitive
+def maximum(x, y):
+    """Element-wise maximum with broadcasting (:eq:`eq-maximum`). At a tie each argument gets half, as PyTorch does."""
+    return np.maximum(x, y), None
+
+
+@maximum.defvjp
+def maximum_vjp(dz, saved, x, y):
+    """:eq:`eq-maximum-vjp`."""
+    return (
+        lambda: unbroadcast(dz * _share(np.greater(x, y), np.equal(x, y), dz.dtype), np.shape(x)),
+        lambda: unbroadcast(dz * _share(np.less(x, y), np.equal(x, y), dz.dtype), np.shape(y)),
+    )
+
+
+@primitive
+def minimum(x, y):
+    """Element-wise minimum with broadcasting (:eq:`eq-minimum`). At a tie each argument gets half, as PyTorch does."""
+    return np.minimum(x, y), None
+
+
+@minimum.defvjp
+def minimum_vjp(dz, saved, x, y):
+    """:eq:`eq-minimum-vjp`."""
+    return (
+        lambda: unbroadcast(dz * _share(np.less(x, y), np.equal(x, y), dz.dtype), np.shape(x)),
+        lambda: unbroadcast(dz * _share(np.greater(x, y), np.equal(x, y), dz.dtype), np.shape(y)),
+    )
+
+
+def _share(wins, ties, dtype):
+    return np.asarray(wins, dtype) + np.asarray(ties, dtype) / 2
+
+
+@primitive
+def where(condition, x, y):
+    """``x`` where ``condition`` holds, else ``y``, with broadcasting (:eq:`eq-where`).
+
+    Raises:
+        ValueError: ``condition`` is not boolean.
+    """
+    if np.result_type(condition).kind != "b":
+        raise ValueError(f"where: the condition has dtype {np.result_type(condition)}, expected bool")
+    return np.where(condition, x, y), None
+
+
+@where.defvjp
+def where_vjp(dz, saved, condition, x, y):
+    """:eq:`eq-where-vjp`."""
+    zero = dz.dtype.type(0)
+    return (
+        None,
+        lambda: unbroadcast(np.where(condition, dz, zero), np.shape(x)),
+        lambda: unbroadcast(np.where(condition, zero, dz), np.shape(y)),
+    )
+
+
+@primitive
+def sum(x, *, axis=None, keepdims=False):
+    """Sum over ``axis``, an int, a tuple or all axes (:eq:`eq-sum`)."""
+    return np.sum(x, axis=axis, keepdims=keepdims), None
+
+
+@sum.defvjp
+def sum_vjp(dy, saved, x, *, axis=None, keepdims=False):
+    """:eq:`eq-sum-vjp`."""
+    return (np.broadcast_to(_keep_axes(dy, x, axis, keepdims), x.shape),)
+
+
+@primitive
+def mean(x, *, axis=None, keepdims=False):
+    """Mean over ``axis``, an int, a tuple or all axes (:eq:`eq-mean`).
+
+    Raises:
+        ValueError: there is nothing to average.
+    """
+    count = np.size(x) if axis is None else np.prod([np.shape(x)[i] for i in np.atleast_1d(axis)], dtype=int)
+    if count == 0:
+        raise ValueError(f"mean: nothing to average in shape {np.shape(x)} over axis {axis}")
+    return np.mean(x, axis=axis, keepdims=keepdims), int(count)
+
+
+@mean.defvjp
+def mean_vjp(dy, count, x, *, axis=None, keepdims=False):
+    """:eq:`eq-mean-vjp`."""
+    return (np.broadcast_to(_keep_axes(dy, x, axis, keepdims) / count, x.shape),)
+
+
+def _keep_axes(dy, x, axis, keepdims):
+    """Give a reduction's cotangent back the axes that the reduction dropped, with size 1."""
+    if keepdims:
+        return dy
+    if axis is None:
+        return np.reshape(dy, (1,) * np.ndim(x))
+    return np.expand_dims(dy, axis)
+
+
+@primitive
+def reshape(x, *, shape):
+    """The same entries in another shape, in C order (:eq:`eq-reshape`); one size may be -1.
+
+    Raises:
+        ValueError: the sizes do not fit (names both shapes).
+    """
+    try:
+        return np.reshape(x, shape), None
+    except ValueError:
+        raise ValueError(f"reshape: shape {np.shape(x)} does not fit into {shape}") from None
+
+
+@reshape.defvjp
+def reshape_vjp(dy, saved, x, *, shape):
+    """:eq:`eq-reshape-vjp`."""
+    return (dy.reshape(x.shape),)
+
+
+@primitive
+def transpose(x, *, axes=None):
+    """Permute axes; reverse them if ``axes`` is None (:eq:`eq-transpose`)."""
+    return np.transpose(x, axes), None
+
+
+@transpose.defvjp
+def transpose_vjp(dy, saved, x, *, axes=None):
+    """:eq:`eq-transpose-vjp`."""
+    return (np.transpose(dy, None if axes is None else np.argsort(np.mod(axes, x.ndim))),)
+
+
+@primitive
+def getitem(x, *, index):
+    """``x[index]``, any NumPy index (:eq:`eq-getitem`). An entry picked twice receives both cotangents."""
+    return np.asarray(x)[index], None
+
+
+@getitem.defvjp
+def getitem_vjp(dy, saved, x, *, index):
+    """:eq:`eq-getitem-vjp`."""
+    dx = np.zeros_like(x)
+    np.add.at(dx, index, dy)  # dx[index] += dy would count a repeated index once
+    return (dx,)
+
+
+@primitive
+def concatenate(*xs, axis=0):
+    """Join arrays along ``axis`` (:eq:`eq-concatenate`).
+
+    Raises:
+        ValueError: the other sizes differ (names all shapes).
+    """
+    try:
+        return np.concatenate(xs, axis), None
+    except ValueError:
+        raise ValueError(f"concatenate: shapes {[np.shape(x) for x in xs]} do not fit along axis {axis}") from None
+
+
+@concatenate.defvjp
+def concatenate_vjp(dy, saved, *xs, axis=0):
+    """:eq:`eq-concatenate-vjp`."""
+    return tuple(np.split(dy, np.cumsum([x.shape[axis] for x in xs[:-1]]), axis))
+
+
+NUMPY.update(
+    {
+        np.add: add,
+        np.subtract: subtract,
+        np.multiply: multiply,
+        np.divide: divide,
+        np.negative: negative,
+        np.power: power,
+        np.matmul: matmul,
+        np.exp: exp,
+        np.log: log,
+        np.sqrt: sqrt,
+        np.absolute: absolute,
+        np.maximum: maximum,
+        np.minimum: minimum,
+    }
+)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Derivatives by numbers, to check the ones by hand
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def directional_derivative(f: Callable, args: tuple, tangents: tuple, *, h: float = 1e-5):
+    """``J v`` by central differences (:eq:`eq-central-difference`): the change of ``f`` along ``tangents``.
+
+    Args:
+        f: a function of float64 arrays.
+        args, tangents: arrays of pairwise equal shape; ``None`` as a tangent keeps that argument fixed.
+        h: the step. The error is of order ``h**2`` from truncation and ``eps / h`` from rounding.
+    """
+
+    def shifted(step):
+        return f(*(a if v is None else a + step * v for a, v in zip(args, tangents, strict=True)))
+
+    return (shifted(h) - shifted(-h)) / (2 * h)
+
+
+def numerical_gradient(loss: Callable[[Tree], Any], params: Tree, *, h: float = 1e-5) -> Tree:
+    """Gradient of a scalar ``loss(params)`` by central differences, entry by entry (:eq:`eq-central-difference`).
+
+    It costs two evaluations per entry, which is why backpropagation exists. Works in float64 whatever ``params`` are.
+    """
+    return _entrywise(loss, params, np.float64, lambda plus, minus: (plus() - minus()) / (2 * h), h)
+
+
+def complex_step_gradient(loss: Callable[[Tree], Any], params: Tree, *, h: float = 1e-30) -> Tree:
+    """Gradient of an analytic scalar loss by the complex step (:eq:`eq-complex-step`), exact to rounding.
+
+    It needs a loss that is analytic along the whole way: no ``abs``, ``max``, comparison or conjugate.
+    """
+    return _entrywise(loss, params, np.complex128, lambda plus, _: np.imag(plus()) / h, 1j * h)
+
+
+def _entrywise(loss, params, dtype, quotient, step):
+    base = tree_map(lambda leaf: np.array(leaf, dtype), params)
+    leaves = flatten(base) if isinstance(base, dict) else {"": base}
+    gradients = {}
+    for key, leaf in leaves.items():
+        gradient = np.zeros(leaf.shape)
+        for i in np.ndindex(leaf.shape):
+            centre = leaf[i]
+
+            def at(shift, leaf=leaf, i=i, centre=centre):
+                leaf[i] = centre + shift
+                value = loss(base)
+                leaf[i] = centre
+                return value
+
+            gradient[i] = quotient(lambda at=at: at(step), lambda at=at: at(-step))
+        gradients[key] = gradient
+    return unflatten(gradients) if isinstance(base, dict) else gradients[""]
+
+
+def gradient_error(loss: Callable[[Tree], Any], params: Tree, *, h: float = 1e-5) -> float:
+    """Largest difference between backpropagation and central differences, relative to the largest entry.
+
+    About 1e-9 for a right gradient in float64 at a smooth point; of order 1 for a wrong one.
+    """
+    params = tree_map(lambda leaf: np.asarray(leaf, np.float64), params)
+    _, by_tape = value_and_grad(loss)(params)
+    by_numbers = numerical_gradient(loss, params, h=h)
+    pairs: list[tuple[Any, Any]] = []
+    tree_map(lambda a, b: pairs.append((a, b)), by_tape, by_numbers)
+    scale = max(np.max(np.abs(b), initial=0.0) for _, b in pairs)
+    return float(max(np.max(np.abs(a - b), initial=0.0) for a, b in pairs) / (scale or 1.0))
