@@ -85,7 +85,8 @@ class Primitive:
         """Register ``vjp(dy, saved, *arrays, **static)``, which returns one cotangent per array argument.
 
         A cotangent is an array of its argument's shape, ``None`` (no derivative, for example for integer labels), or a
-        function without arguments that computes it, which the engine calls only if the cotangent is needed.
+        function without arguments that computes it, which the engine calls only if the cotangent is needed. A VJP must
+        not write into ``dy``: the same array may be the cotangent of another value too.
         """
         self.vjp = vjp
         return vjp
@@ -224,6 +225,14 @@ class Traced:
     def __ge__(self, other):
         return self.value >= _plain(other)
 
+    def __eq__(self, other):
+        return self.value == _plain(other)
+
+    def __ne__(self, other):
+        return self.value != _plain(other)
+
+    __hash__ = None  # type: ignore[assignment]  # two traced values of equal numbers are still two values
+
     def __getitem__(self, index):
         return getitem(self, index=index)
 
@@ -287,16 +296,17 @@ def vjp(f: Callable, *args: Tree, **static) -> tuple[Any, Callable[[Any], tuple]
 
     Args:
         f: a function composed of primitives; returns one array.
-        *args: arrays or trees of arrays. Integer and boolean arrays are passed through untraced.
+        *args: real arrays or trees of them. Integer and boolean arrays are passed through untraced.
         **static: handed to ``f`` as they are.
 
     Returns:
         ``(y, pull)``. ``pull(dy)`` takes a cotangent of ``y``'s shape and returns one cotangent per argument, each with
-        its argument's structure, shapes and dtypes (``None`` for integers, zeros for what ``f`` did not use). It can be
-        called once: the sweep frees what the forward pass saved as it goes.
+        its argument's structure, shapes and dtypes (``None`` for integers, zeros for what ``f`` did not use), in arrays
+        of their own. It can be called once: the sweep frees what the forward pass saved as it goes.
 
     Raises:
-        ValueError: ``dy`` has another shape than ``y``; a second call of ``pull``; values of another trace.
+        ValueError: ``dy`` has another shape than ``y``; a second call of ``pull``; values of another trace; complex
+            arguments, whose VJPs would need conjugates.
     """
     tape = Tape()
     leaves: list[Any] = []
@@ -304,7 +314,9 @@ def vjp(f: Callable, *args: Tree, **static) -> tuple[Any, Callable[[Any], tuple]
     def trace(leaf):
         leaf = np.asarray(leaf)
         leaves.append(leaf)
-        if leaf.dtype.kind not in "fc":
+        if leaf.dtype.kind == "c":
+            raise ValueError("the derivative with respect to a complex array is not defined here")
+        if leaf.dtype.kind != "f":
             tape.nodes.append(None)  # keeps leaf number i at tape index i
             return leaf
         return tape.append(None, (), {}, None, (), leaf.view())
@@ -325,13 +337,28 @@ def vjp(f: Callable, *args: Tree, **static) -> tuple[Any, Callable[[Any], tuple]
         tape.open = False
         found = _sweep(tape, out.index, np.asarray(dy, np.result_type(y))) if type(out) is Traced else {}
         tape.nodes.clear()
-        grads = iter(
-            (found[i] if i in found else np.zeros_like(leaf)) if leaf.dtype.kind in "fc" else None
-            for i, leaf in enumerate(leaves)
-        )
+        owners = {id(_owner(dy))}
+        grads = iter([_own(found.get(i), leaf, owners) for i, leaf in enumerate(leaves)])
         return tuple(tree_map(lambda _: next(grads), arg) for arg in args)
 
     return y, pull
+
+
+def _own(grad, leaf, owners: set[int]):
+    """A gradient as an array that shares its memory with no other one, so that it can be scaled in place."""
+    if leaf.dtype.kind != "f":
+        return None
+    if grad is None:
+        return np.zeros_like(leaf)
+    owner = _owner(grad)
+    if not isinstance(grad, Array) or not grad.flags.writeable or id(owner) in owners:
+        return np.array(grad)
+    owners.add(id(owner))
+    return grad
+
+
+def _owner(array):
+    return array if getattr(array, "base", None) is None else array.base
 
 
 def _sweep(tape: Tape, start: int, dy, *, free: bool = True) -> dict[int, Any]:
@@ -366,7 +393,10 @@ def _sweep(tape: Tape, start: int, dy, *, free: bool = True) -> dict[int, Any]:
 def _cotangents(node: Node, dy) -> tuple:
     if node.primitive.vjp is None:
         raise ValueError(f"{node.primitive.__name__} has no VJP; define one with @{node.primitive.__name__}.defvjp")
-    return node.primitive.vjp(dy, node.saved, *node.args, **node.static)
+    cotangents = node.primitive.vjp(dy, node.saved, *node.args, **node.static)
+    if type(cotangents) is not tuple or len(cotangents) < len(node.args):
+        raise ValueError(f"{node.primitive.__name__}: the VJP must return a tuple with one cotangent per argument")
+    return cotangents
 
 
 def value_and_grad(loss: Callable) -> Callable:
@@ -415,6 +445,8 @@ def record(f: Callable, *args, names: tuple[str, ...] | None = None) -> list[Ste
         ValueError: the result is not a scalar, or does not depend on the arguments.
     """
     names = names or tuple(inspect.signature(f).parameters)
+    if len(names) != len(args):
+        raise ValueError(f"{len(names)} names for {len(args)} inputs")
     tape = Tape()
     out = f(*(tape.append(None, (), {}, None, (), np.array(a, float)) for a in args))
     if type(out) is not Traced or out.shape != ():
@@ -914,5 +946,64 @@ def gradient_error(loss: Callable[[Tree], Any], params: Tree, *, h: float = 1e-5
     by_numbers = numerical_gradient(loss, params, h=h)
     pairs: list[tuple[Any, Any]] = []
     tree_map(lambda a, b: pairs.append((a, b)), by_tape, by_numbers)
-    scale = max(np.max(np.abs(b), initial=0.0) for _, b in pairs)
-    return float(max(np.max(np.abs(a - b), initial=0.0) for a, b in pairs) / (scale or 1.0))
+    scale = np.max([np.max(np.abs(b), initial=0.0) for _, b in pairs])  # np.max keeps a nan, max would lose it
+    return float(np.max([np.max(np.abs(a - b), initial=0.0) for a, b in pairs]) / (scale or 1.0))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The same by hand, for one network: the four equations of backpropagation
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def mlp_loss_and_gradients(params: Tree, x, labels) -> tuple[Any, Tree]:
+    """Mean cross-entropy of a ReLU network and all its gradients, without the engine (:eq:`eq-mlp_loss_and_gradients`).
+
+    Args:
+        params: ``{"0": {"weight", "bias"}, "2": ...}`` as :func:`nnbook.neurons.mlp_init` makes them; weights
+            (fan_out, fan_in), biases (fan_out,). ReLU after every layer but the last.
+        x: (N, D), one sample a row.
+        labels: (N,), integers from 0 to the number of classes less one.
+
+    Returns:
+        The loss in nats, and gradients with the keys, shapes and dtypes of ``params``.
+
+    Raises:
+        ValueError: shapes that do not fit (names both), no sample, labels that are not integers or out of range.
+
+    The derivative of ReLU at 0 is taken as 0, as PyTorch does. Source: :cite:`rumelhart1986`, :cite:`nielsen2015`.
+    """
+    names = sorted(params, key=int)
+    inputs, a = [], x
+    for name in names:
+        weight, bias = params[name]["weight"], params[name]["bias"]
+        if a.shape[1:] != weight.shape[1:]:
+            raise ValueError(f"input of shape {a.shape} does not fit layer {name} with weights {weight.shape}")
+        inputs.append(a)
+        z = a @ weight.T + bias
+        a = np.maximum(z, 0)
+    _check_labels(labels, x.shape, z.shape[1])
+    z = z - z.max(1, keepdims=True)
+    log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
+    rows = np.arange(len(x))
+    loss = -log_p[rows, labels].mean()
+
+    delta = np.exp(log_p)
+    delta[rows, labels] -= 1
+    delta /= len(x)
+    grads = {}
+    for name, below in zip(reversed(names), reversed(inputs), strict=True):
+        grads[name] = {"weight": delta.T @ below, "bias": delta.sum(0)}
+        if name != names[0]:
+            delta = (delta @ params[name]["weight"]) * (below > 0)
+    return loss, {name: grads[name] for name in params}
+
+
+def _check_labels(labels, shape, classes):
+    if shape[0] == 0:
+        raise ValueError(f"there is no sample in x of shape {shape}")
+    if np.shape(labels) != shape[:1]:
+        raise ValueError(f"labels of shape {np.shape(labels)} do not fit x of shape {shape}")
+    if np.asarray(labels).dtype.kind not in "iu":
+        raise ValueError(f"labels have dtype {np.asarray(labels).dtype}, expected integers")
+    if np.min(labels) < 0 or np.max(labels) >= classes:
+        raise ValueError(f"labels run from {np.min(labels)} to {np.max(labels)}, allowed is 0 to {classes - 1}")
