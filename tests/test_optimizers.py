@@ -254,12 +254,12 @@ def torch_one_cycle(max_lr, total_steps, **options):
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr, total_steps=total_steps, cycle_momentum=False, **options
     )
-    rates = []
+    rates = schedule.get_last_lr()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch wants the optimizer to step before its schedule
-        for _ in range(total_steps):
-            rates.append(schedule.get_last_lr()[0])
+        for _ in range(1, total_steps):
             schedule.step()
+            rates += schedule.get_last_lr()
     return rates
 
 
@@ -274,6 +274,9 @@ def torch_one_cycle(max_lr, total_steps, **options):
 @settings(max_examples=60, deadline=None)
 @example(100, 0.3, "cos", 25.0, 1e4, False)
 @example(100, 0.3, "linear", 25.0, 1e4, True)
+@example(2, 1.0, "cos", 2.0, 1.0, False)
+@example(1, 1.0, "cos", 2.0, 1.0, False)
+@example(20, 0.9, "cos", 2.0, 1.0, True)
 def test_one_cycle_is_torch(total_steps, pct_start, anneal_strategy, div_factor, final_div_factor, three_phase):
     options = {
         "pct_start": pct_start,
