@@ -87,7 +87,7 @@ SIZES_OF_TWO = (
     Case("size 0 broadcast", normal((0, 3), (1,))),
 )
 PAIRS = (Case("matrices", normal((3, 4), (3, 4))), Case("row and column", normal((1, 4), (3, 1))), *SIZES_OF_TWO)
-DO_NOT_FIT = (Case("shapes that do not broadcast", normal((2, 3), (4,))), r"\(2, 3\).*\(4,\)")
+DO_NOT_FIT = (Case("shapes that do not broadcast", normal((2, 3), (4,))), r"\(2, ?3\).*\(4,\)")
 
 
 def away_from_zero(*shapes: tuple[int, ...]) -> Callable[[Rng], tuple[Any, ...]]:
@@ -187,7 +187,7 @@ REFERENCES.update(
             (Case("inner sizes differ", normal((2, 3), (4, 5))), r"\(2, 3\).*\(4, 5\)"),
             (Case("vector too short", normal((2, 3), (2,))), r"\(2, 3\).*\(2,\)"),
             (Case("a scalar", normal((), (2, 2))), r"\(\).*\(2, 2\)"),
-            (Case("stacks do not broadcast", normal((2, 3, 4), (3, 4, 5))), r"\(2, 3, 4\).*\(3, 4, 5\)"),
+            (Case("stacks do not broadcast", normal((2, 3, 4), (3, 4, 5))), r"\(2, ?3, ?4\).*\(3, ?4, ?5\)"),
         ),
     ),
     exp=Reference(
@@ -251,7 +251,7 @@ REFERENCES.update(
         ),
         bad=(
             (Case("condition of numbers", normal((3,), (3,), (3,))), "float64, expected bool"),
-            (where_case("shapes that do not broadcast", (2, 3), (4,), (2, 3)), r"\(2, 3\).*\(4,\)"),
+            (where_case("shapes that do not broadcast", (2, 3), (4,), (2, 3)), r"\(2, ?3\).*\(4,\)"),
         ),
         broadcasts=True,
         extremes=(Case("infinities", fixed([True, False], [np.inf, 1e4], [1e4, -np.inf])),),
@@ -264,7 +264,7 @@ REFERENCES.update(
             Case("size 0", normal((0,))),
         ),
         analytic=True,
-        bad=((Case("no such axis", normal((2, 3)), {"axis": 2}), r"axis 2.*\(2, 3\)"),),
+        bad=((Case("no such axis", normal((2, 3)), {"axis": 2}), "axis 2 is out of bounds"),),
     ),
     mean=Reference(
         lambda torch: lambda x, axis=None, keepdims=False: torch.mean(x, dim=axis, keepdim=keepdims),
@@ -273,7 +273,7 @@ REFERENCES.update(
         bad=(
             (Case("nothing to average", normal((0, 3))), r"\(0, 3\)"),
             (Case("nothing along the axis", normal((0, 3)), {"axis": 0}), r"\(0, 3\)"),
-            (Case("no such axis", normal((2, 3)), {"axis": 2}), r"axis 2.*\(2, 3\)"),
+            (Case("no such axis", normal((2, 3)), {"axis": 2}), "axis 2 is out of bounds"),
         ),
     ),
     reshape=Reference(
@@ -342,7 +342,7 @@ REFERENCES.update(
         bad=(
             (Case("other sizes differ", normal((2, 3), (2, 4))), r"\(2, 3\).*\(2, 4\)"),
             (Case("no such axis", normal((2,), (3,)), {"axis": 1}), r"\(2,\).*\(3,\).*axis 1"),
-            (Case("nothing to join", lambda rng: ()), "at least one"),
+            (Case("nothing to join", lambda rng: ()), r"shapes \[\]"),
         ),
     ),
 )
@@ -355,6 +355,162 @@ def _torch_index(torch, index):
 
 
 # Chapter 1: nnbook.neurons
+
+ACTIVATION_CASES = (
+    Case("matrix", normal((4, 5))),
+    Case("vector", lambda rng: (3 * rng.normal(size=7),)),
+    Case("stack", normal((2, 3, 4))),
+    Case("0-d", normal(())),
+    *SIZES,
+)
+FAR = Case("both ends", fixed([-np.inf, -1e4, -30.0, 30.0, 1e4, np.inf]))
+FAR_BUT_FINITE = Case("far on both sides", fixed([-1e4, -30.0, 30.0, 1e4]))
+AT_ZERO = Case("at 0", fixed([-1.0, 0.0, 2.0, 0.0]))
+SOFTMAX_CASES = (
+    Case("matrix", normal((4, 5))),
+    Case("vector", lambda rng: (3 * rng.normal(size=7),)),
+    Case("first axis", normal((4, 5)), {"axis": 0}),
+    Case("middle axis", normal((2, 3, 4)), {"axis": 1}),
+    Case("axis from the end", normal((2, 3, 4)), {"axis": -2}),
+    Case("one class", normal((3, 1))),
+    Case("size 1", normal((1,))),
+    Case("no row", normal((0, 3))),
+    Case("no class", normal((3, 0))),
+)
+SOFTMAX_EXTREMES = (
+    Case("far apart", fixed([[1e4, 0.0, -1e4], [1e4, 1e4, 1e4], [-1e4, -1e4, -1e4]])),
+    Case("impossible classes", fixed([[0.0, -np.inf, 1.0], [-np.inf, 2.0, -np.inf]])),
+)
+NO_SUCH_AXIS = (
+    (Case("no such axis", normal((2, 3)), {"axis": 2}), r"axis 2.*\(2, 3\)"),
+    (Case("two axes", normal((2, 3)), {"axis": (0, 1)}), r"axis \(0, 1\).*\(2, 3\)"),
+    (Case("0-d", normal(())), r"axis -1.*\(\)"),
+)
+
+
+def distance_to_zero(x, **static):
+    """How far each entry is from a kink at 0."""
+    return np.abs(x)
+
+
+def _with_static(cases: tuple[Case, ...], **static: Any) -> tuple[Case, ...]:
+    named = ", ".join(f"{key}={value}" for key, value in static.items())
+    return tuple(Case(f"{case.name}, {named}", case.arrays, {**case.static, **static}) for case in cases)
+
+
+def _torch_softplus(torch):
+    # Its threshold (20 unless told otherwise) replaces the function by its asymptote; 700 is as far as exp reaches.
+    return lambda x, beta=1.0: torch.nn.functional.softplus(
+        x, beta=beta, threshold=700 if x.dtype == torch.float64 else 80
+    )
+
+
+REFERENCES.update(
+    linear=Reference(
+        lambda torch: torch.nn.functional.linear,
+        (
+            Case("batch", normal((5, 3), (4, 3), (4,))),
+            Case("one input", normal((3,), (4, 3), (4,))),
+            Case("sequence", normal((2, 5, 3), (4, 3), (4,))),
+            Case("four axes", normal((2, 3, 2, 3), (2, 3), (2,))),
+            Case("no bias", normal((5, 3), (4, 3))),
+            Case("bias None", lambda rng: (rng.normal(size=(5, 3)), rng.normal(size=(4, 3)), None)),
+            Case("one neuron", normal((5, 3), (1, 3), (1,))),
+            Case("size 1", normal((1, 1), (1, 1), (1,))),
+            Case("no row", normal((0, 3), (4, 3), (4,))),
+            Case("no input", normal((5, 0), (4, 0), (4,))),
+            Case("no neuron", normal((5, 3), (0, 3), (0,))),
+        ),
+        analytic=True,
+        bad=(
+            (Case("weight transposed", normal((5, 3), (3, 4))), r"\(5, 3\).*\(3, 4\)"),
+            (Case("weight a vector", normal((5, 3), (3,))), r"\(5, 3\).*\(3,\)"),
+            (Case("x a number", normal((), (4, 3))), r"\(\).*\(4, 3\)"),
+            (Case("bias too long", normal((5, 3), (4, 3), (5,))), r"\(5,\).*\(4, 3\)"),
+            (Case("bias that would broadcast", normal((5, 3), (4, 3), (1,))), r"\(1,\).*\(4, 3\)"),
+        ),
+    ),
+    step=Reference(
+        lambda torch: lambda x: torch.heaviside(x.detach(), torch.zeros((), dtype=x.dtype, device=x.device)),
+        ACTIVATION_CASES,
+        kinks=distance_to_zero,
+        at_kinks=(AT_ZERO,),
+        extremes=(FAR,),
+    ),
+    sigmoid=Reference(lambda torch: torch.sigmoid, ACTIVATION_CASES, analytic=True, extremes=(FAR,)),
+    tanh=Reference(lambda torch: torch.tanh, ACTIVATION_CASES, analytic=True, extremes=(FAR,)),
+    relu=Reference(
+        lambda torch: torch.relu, ACTIVATION_CASES, kinks=distance_to_zero, at_kinks=(AT_ZERO,), extremes=(FAR,)
+    ),
+    leaky_relu=Reference(
+        lambda torch: torch.nn.functional.leaky_relu,
+        (*ACTIVATION_CASES, *_with_static(ACTIVATION_CASES[:2], negative_slope=0.2)),
+        kinks=distance_to_zero,
+        at_kinks=(AT_ZERO, *_with_static((AT_ZERO,), negative_slope=0.2)),
+        extremes=(FAR,),
+    ),
+    prelu=Reference(
+        lambda torch: torch.nn.functional.prelu,
+        (
+            Case("one slope", normal((4, 5), (1,))),
+            Case("a slope for each channel", normal((4, 5), (5,))),
+            Case("images", normal((2, 3, 4, 2), (3,))),
+            Case("images, one slope", normal((2, 3, 4, 2), (1,))),
+            Case("vector", normal((7,), (1,))),
+            Case("slope without an axis", normal((4, 5), ())),
+            Case("0-d", normal((), (1,))),
+            Case("size 1", normal((1,), (1,))),
+            Case("size 0", normal((0, 3), (3,))),
+        ),
+        kinks=lambda x, weight: np.abs(x),
+        at_kinks=(Case("at 0", fixed([-1.0, 0.0, 2.0, 0.0], [0.25])),),
+        extremes=(Case("both ends", fixed([-np.inf, -1e4, 1e4, np.inf], [0.25])),),
+        bad=(
+            (Case("too few slopes", normal((2, 3), (2,))), r"\(2,\).*\(2, 3\)"),
+            (Case("slopes for a vector", normal((3,), (3,))), r"\(3,\).*\(3,\)"),
+            (Case("slopes as a matrix", normal((2, 3), (1, 3))), r"\(1, 3\).*\(2, 3\)"),
+        ),
+    ),
+    elu=Reference(
+        lambda torch: torch.nn.functional.elu,
+        (*ACTIVATION_CASES, *_with_static(ACTIVATION_CASES[:2], alpha=2.0)),
+        kinks=distance_to_zero,
+        at_kinks=(AT_ZERO, *_with_static((AT_ZERO,), alpha=2.0)),
+        extremes=(FAR,),
+    ),
+    selu=Reference(
+        lambda torch: torch.selu, ACTIVATION_CASES, kinks=distance_to_zero, at_kinks=(AT_ZERO,), extremes=(FAR,)
+    ),
+    softplus=Reference(
+        _torch_softplus,
+        (*ACTIVATION_CASES, *_with_static(ACTIVATION_CASES[:2], beta=2.5)),
+        analytic=True,
+        bad=((Case("beta 0", normal((3,)), {"beta": 0.0}), "beta must be positive, not 0.0"),),
+        extremes=(FAR,),
+    ),
+    silu=Reference(lambda torch: torch.nn.functional.silu, ACTIVATION_CASES, analytic=True, extremes=(FAR_BUT_FINITE,)),
+    gelu=Reference(
+        lambda torch: torch.nn.functional.gelu,
+        (*ACTIVATION_CASES, *_with_static(ACTIVATION_CASES, approximate="tanh")),
+        analytic=True,
+        bad=((Case("unknown approximation", normal((3,)), {"approximate": "erf"}), "'none' or 'tanh', not 'erf'"),),
+        extremes=(FAR_BUT_FINITE, *_with_static((FAR_BUT_FINITE,), approximate="tanh")),
+    ),
+    softmax=Reference(
+        lambda torch: lambda x, axis=-1: torch.softmax(x, axis),
+        SOFTMAX_CASES,
+        analytic=True,
+        bad=NO_SUCH_AXIS,
+        extremes=SOFTMAX_EXTREMES,
+    ),
+    log_softmax=Reference(
+        lambda torch: lambda x, axis=-1: torch.log_softmax(x, axis),
+        SOFTMAX_CASES,
+        analytic=True,
+        bad=NO_SUCH_AXIS,
+        extremes=SOFTMAX_EXTREMES,
+    ),
+)
 
 
 # Chapter 2: nnbook.losses
