@@ -514,3 +514,425 @@ REFERENCES.update(
 
 
 # Chapter 2: nnbook.losses
+
+UNKNOWN_REDUCTION = {"reduction": "average"}
+NO_SUCH_REDUCTION = "'mean', 'sum', 'none', not 'average'"
+PAIR_CASES = (
+    Case("matrix", normal((4, 5), (4, 5))),
+    Case("vector, sum", lambda rng: (3 * rng.normal(size=7), 3 * rng.normal(size=7)), {"reduction": "sum"}),
+    Case("stack, none", normal((2, 3, 4), (2, 3, 4)), {"reduction": "none"}),
+    Case("integer targets", lambda rng: (2 * rng.normal(size=(3, 2)), rng.integers(-3, 4, (3, 2)))),
+    Case("0-d", normal((), ())),
+    Case("size 1", normal((1,), (1,))),
+    Case("size 0, sum", normal((0, 3), (0, 3)), {"reduction": "sum"}),
+    Case("size 0, none", normal((0, 3), (0, 3)), {"reduction": "none"}),
+)
+PAIR_BAD = (
+    (Case("a column against a row", normal((4, 1), (4,))), r"input has shape \(4, 1\), target has shape \(4,\)"),
+    (Case("a batch against a number", normal((4,), ())), r"\(4,\).*\(\)"),
+    (Case("empty batch", normal((0, 3), (0, 3))), r"empty batch has no mean.*\(0, 3\)"),
+    (Case("no such reduction", normal((3,), (3,)), UNKNOWN_REDUCTION), NO_SUCH_REDUCTION),
+)
+ON_TARGET = Case("on the target", fixed([0.0, 1.0, 2.0, -3.0], [0.0, 1.0, 2.5, -3.0]))
+
+
+def scores(rows: int, classes: int, scale: float = 2.0) -> Callable[[Rng], tuple[Any, ...]]:
+    """Scores of shape (N, C) and integer labels of shape (N,)."""
+    return lambda rng: (scale * rng.normal(size=(rows, classes)), rng.integers(0, classes, rows))
+
+
+def signed(*shape: int) -> Callable[[Rng], tuple[Any, ...]]:
+    """Scores and labels -1 or +1 of one shape."""
+    return lambda rng: (2 * rng.normal(size=shape), rng.choice([-1, 1], shape))
+
+
+def yes_no(*shape: int) -> Callable[[Rng], tuple[Any, ...]]:
+    """Logits and labels 0 or 1 of one shape."""
+    return lambda rng: (2 * rng.normal(size=shape), rng.integers(0, 2, shape))
+
+
+def distributions(rows: int, classes: int, logs: tuple[bool, ...]) -> Callable[[Rng], tuple[Any, ...]]:
+    """Random distributions in rows of shape (N, C), in logarithms where asked."""
+
+    def draw(rng):
+        return tuple(np.log(q) if log else q for log in logs for q in [rng.dirichlet(np.full(classes, 2.0), rows)])
+
+    return draw
+
+
+def logits_and_probabilities(rows: int, classes: int) -> Callable[[Rng], tuple[Any, ...]]:
+    """Logits, and labels that are distributions, both of shape (N, C)."""
+    return lambda rng: (2 * rng.normal(size=(rows, classes)), rng.dirichlet(np.full(classes, 2.0), rows))
+
+
+def embeddings(rows: int, width: int) -> Callable[[Rng], tuple[Any, ...]]:
+    """Two batches of embeddings of shape (N, D), and labels -1 or +1."""
+    return lambda rng: (rng.normal(size=(rows, width)), rng.normal(size=(rows, width)), rng.choice([-1, 1], rows))
+
+
+CLASS_CASES = (
+    Case("batch", scores(6, 4)),
+    Case("batch, sum", scores(5, 3), {"reduction": "sum"}),
+    Case("batch, none", scores(5, 3), {"reduction": "none"}),
+    Case("one row", lambda rng: (rng.normal(size=5), np.array(3))),
+    Case("one row, none", lambda rng: (rng.normal(size=5), np.array(0)), {"reduction": "none"}),
+    Case("the same label everywhere", lambda rng: (rng.normal(size=(4, 3)), np.full(4, 2))),
+    Case("small integers", lambda rng: (rng.normal(size=(4, 3)), np.array([0, 2, 1, 1], np.uint8))),
+    Case("one class", scores(3, 1)),
+    Case("size 1", scores(1, 1)),
+    Case("no row, sum", scores(0, 3), {"reduction": "sum"}),
+    Case("no row, none", scores(0, 3), {"reduction": "none"}),
+)
+CLASS_BAD = (
+    (Case("a label too large", fixed(np.zeros((2, 3)), [0, 3])), r"0\.\.2 for 3 classes, not in 0\.\.3"),
+    (Case("a negative label", fixed(np.zeros((2, 3)), [-1, 2])), r"0\.\.2 for 3 classes, not in -1\.\.2"),
+    (Case("labels that are not integers", fixed(np.zeros((2, 3)), [0.0, 1.0])), r"\(2,\) and dtype float64.*\(2, 3\)"),
+    (Case("too few labels", fixed(np.zeros((2, 3)), [0])), r"\(1,\).*\(2, 3\)"),
+    (Case("one-hot integers", fixed(np.zeros((2, 3)), np.eye(3, dtype=int)[:2])), r"\(2, 3\).*\(2, 3\)"),
+    (Case("classes on the middle axis", fixed(np.zeros((2, 3, 4)), np.zeros((2, 4), int))), r"\(2, 4\).*\(2, 3, 4\)"),
+    (Case("empty batch", scores(0, 3)), r"empty batch has no mean.*\(0,\)"),
+    (Case("no such reduction", scores(2, 3), UNKNOWN_REDUCTION), NO_SUCH_REDUCTION),
+)
+
+
+def _long(f):
+    """PyTorch takes class numbers as int64 only."""
+    return lambda x, y, **static: f(x, y if y.is_floating_point() else y.long(), **static)
+
+
+def _float_target(f):
+    """PyTorch's Huber loss and cross-entropy from logits fail on integer targets."""
+    return lambda x, target, **static: f(x, target.to(x.dtype), **static)
+
+
+def _mean_or(losses, reduction):
+    return losses.mean() if reduction == "mean" else losses.sum() if reduction == "sum" else losses
+
+
+def _torch_focal(torch):
+    """torchvision.ops.sigmoid_focal_loss, as its documentation and source state it."""
+
+    def focal(x, target, alpha=0.25, gamma=2.0, reduction="mean"):
+        t = target.to(x.dtype)
+        p = torch.sigmoid(x)
+        p_t = p * t + (1 - p) * (1 - t)
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(x, t, reduction="none") * (1 - p_t) ** gamma
+        if alpha is not None:
+            losses = (alpha * t + (1 - alpha) * (1 - t)) * losses
+        return _mean_or(losses, reduction)
+
+    return focal
+
+
+def _torch_quantile(torch):
+    def pinball(x, target, quantile=0.5, reduction="mean"):
+        below = target - x
+        return _mean_or(torch.maximum(quantile * below, (quantile - 1) * below), reduction)
+
+    return pinball
+
+
+def _torch_kl_div(torch):
+    """PyTorch warns of its own ``"mean"``, which is the plain mean of ``"none"``."""
+
+    def kl_div(x, target, reduction="mean", log_target=False):
+        one = torch.nn.functional.kl_div(
+            x, target.to(x.dtype), reduction="none" if reduction == "mean" else reduction, log_target=log_target
+        )
+        return one.mean() if reduction == "mean" else one
+
+    return kl_div
+
+
+def _torch_hinge(torch):
+    return lambda x, target, margin=1.0, reduction="mean": _mean_or(torch.relu(margin - target * x), reduction)
+
+
+def _torch_info_nce(torch):
+    def info_nce(queries, keys, temperature=1.0, reduction="mean"):
+        labels = torch.arange(len(keys), device=keys.device)
+        return torch.nn.functional.cross_entropy(queries @ keys.T / temperature, labels, reduction=reduction)
+
+    return info_nce
+
+
+def _multi_margin_kinks(x, y, margin=1.0, **static):
+    x, y = (x, y) if x.ndim == 2 else (x[None], y[None])
+    missing = margin - np.take_along_axis(x, y[:, None].astype(int), 1) + x
+    np.put_along_axis(missing, y[:, None].astype(int), np.inf, 1)
+    return np.abs(missing)
+
+
+def _cosine_kinks(a, b, target, margin=0.0, **static):
+    cos = (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return np.where(target == 1, np.inf, np.abs(cos - margin))
+
+
+def _triplet_kinks(a, p, n, margin=1.0, eps=1e-6, **static):
+    return np.abs(margin + np.linalg.norm(a - p + eps, axis=-1) - np.linalg.norm(a - n + eps, axis=-1))
+
+
+REFERENCES.update(
+    mse_loss=Reference(lambda torch: torch.nn.functional.mse_loss, PAIR_CASES, analytic=True, bad=PAIR_BAD),
+    l1_loss=Reference(
+        lambda torch: torch.nn.functional.l1_loss,
+        PAIR_CASES,
+        kinks=lambda x, target, **static: np.abs(x - target),
+        at_kinks=(ON_TARGET,),
+        bad=PAIR_BAD,
+    ),
+    huber_loss=Reference(
+        lambda torch: _float_target(torch.nn.functional.huber_loss),
+        (*PAIR_CASES, *_with_static(PAIR_CASES[:3], delta=0.4)),
+        kinks=lambda x, target, delta=1.0, **static: np.abs(np.abs(x - target) - delta),
+        at_kinks=(ON_TARGET, Case("at delta", fixed([0.5, -0.5, 0.25], [0.0, 0.0, 0.0]), {"delta": 0.5})),
+        bad=(*PAIR_BAD, (Case("delta 0", normal((3,), (3,)), {"delta": 0.0}), "delta must be positive, not 0.0")),
+    ),
+    quantile_loss=Reference(
+        _torch_quantile,
+        (*PAIR_CASES, *_with_static(PAIR_CASES[:3], quantile=0.9)),
+        kinks=lambda x, target, **static: np.abs(x - target),
+        at_kinks=(ON_TARGET, *_with_static((ON_TARGET,), quantile=0.9)),
+        bad=(
+            *PAIR_BAD,
+            (Case("quantile 1", normal((3,), (3,)), {"quantile": 1.0}), "between 0 and 1, not 1.0"),
+            (Case("quantile in per cent", normal((3,), (3,)), {"quantile": 90}), "between 0 and 1, not 90"),
+        ),
+    ),
+    binary_cross_entropy_with_logits=Reference(
+        lambda torch: _float_target(torch.nn.functional.binary_cross_entropy_with_logits),
+        (
+            Case("matrix", yes_no(4, 5)),
+            Case("vector, sum", yes_no(7), {"reduction": "sum"}),
+            Case("stack, none", yes_no(2, 3, 4), {"reduction": "none"}),
+            Case("probabilities", lambda rng: (2 * rng.normal(size=(4, 3)), rng.uniform(0.1, 0.9, (4, 3)))),
+            Case(
+                "probabilities, none",
+                lambda rng: (2 * rng.normal(size=6), rng.uniform(0.1, 0.9, 6)),
+                {"reduction": "none"},
+            ),
+            Case("0-d", yes_no()),
+            Case("size 1", yes_no(1)),
+            Case("size 0, sum", yes_no(0, 3), {"reduction": "sum"}),
+        ),
+        extremes=(
+            Case("sure", fixed([[-1e4, 1e4, -50.0, 50.0], [0.0, 1e4, -1e4, -50.0]], [[0, 1, 0, 1], [1, 0, 1, 1]])),
+            Case("sure, none", fixed([-1e4, 1e4, -1e4, 1e4], [0, 0, 1, 1]), {"reduction": "none"}),
+            Case("sure against probabilities", fixed([-1e4, 1e4, -1e4], [0.25, 0.5, 1.0])),
+        ),
+        bad=(
+            *PAIR_BAD[:2],
+            (Case("empty batch", yes_no(0, 3)), r"empty batch has no mean.*\(0, 3\)"),
+            (Case("labels of a hinge", signed(9)), r"targets must lie in \[0, 1\], not in \[-1, 1\]"),
+            (Case("no such reduction", yes_no(3), UNKNOWN_REDUCTION), NO_SUCH_REDUCTION),
+        ),
+    ),
+    cross_entropy=Reference(
+        lambda torch: _long(torch.nn.functional.cross_entropy),
+        (
+            *CLASS_CASES,
+            *_with_static(CLASS_CASES[:4], label_smoothing=0.1),
+            Case("nothing but smoothing", scores(4, 3), {"label_smoothing": 1.0}),
+            Case("probabilities", logits_and_probabilities(4, 3)),
+            Case("probabilities, sum", logits_and_probabilities(4, 3), {"reduction": "sum"}),
+            Case("probabilities, none", logits_and_probabilities(4, 3), {"reduction": "none"}),
+            Case("probabilities, smoothed", logits_and_probabilities(4, 3), {"label_smoothing": 0.2}),
+            Case("weights that do not add to 1", uniform(0.1, 0.9, (4, 3), (4, 3))),
+            Case("probabilities, one row", uniform(0.1, 0.4, (3,), (3,)), {"label_smoothing": 0.2}),
+        ),
+        extremes=(
+            Case("far apart", fixed([[1e4, 0.0, -1e4], [1e4, 0.0, -1e4], [-1e4, -1e4, -1e4]], [0, 2, 1])),
+            Case("far apart, none", fixed([[1e4, 0.0, -1e4], [1e4, 1e4, 0.0]], [1, 1]), {"reduction": "none"}),
+            Case("far apart, smoothed", fixed([[1e4, 0.0, -1e4], [9e3, 1e4, 0.0]], [0, 2]), {"label_smoothing": 0.1}),
+            Case("a class ruled out", fixed([[0.0, -np.inf, 1.0], [-np.inf, 2.0, -np.inf]], [2, 1])),
+            Case("the true class ruled out", fixed([[0.0, -np.inf, 1.0], [1.0, 2.0, 3.0]], [1, 1])),
+            Case("far apart, probabilities", fixed([[1e4, 0.0, -1e4]], [[0.2, 0.3, 0.5]])),
+        ),
+        bad=(
+            *CLASS_BAD,
+            (Case("no class", normal((0, 0), (0, 0))), r"\(0, 0\) have no class"),
+            (Case("probabilities above 1", fixed(np.zeros((1, 2)), [[1.5, 0.5]])), r"\[0, 1\], not in \[0\.5, 1\.5\]"),
+            (Case("probabilities with three axes", normal((2, 3, 4), (2, 3, 4))), r"not \(2, 3, 4\)"),
+            (Case("smoothing above 1", scores(2, 3), {"label_smoothing": 1.5}), r"\[0, 1\], not 1\.5"),
+        ),
+    ),
+    nll_loss=Reference(
+        lambda torch: _long(torch.nn.functional.nll_loss),
+        (*CLASS_CASES, Case("log-probabilities", lambda rng: (np.log(rng.dirichlet([1, 1, 1], 4)), np.arange(4) % 3))),
+        analytic=True,
+        extremes=(Case("impossible", fixed([[-np.inf, 0.0], [-1e4, 0.0]], [0, 0])),),
+        bad=CLASS_BAD,
+    ),
+    kl_div=Reference(
+        _torch_kl_div,
+        (
+            Case("mean", distributions(4, 3, (True, False))),
+            Case("batchmean", distributions(4, 3, (True, False)), {"reduction": "batchmean"}),
+            Case("sum", distributions(4, 3, (True, False)), {"reduction": "sum"}),
+            Case("none", distributions(4, 3, (True, False)), {"reduction": "none"}),
+            Case("logs", distributions(4, 3, (True, True)), {"log_target": True}),
+            Case("logs, batchmean", distributions(4, 3, (True, True)), {"log_target": True, "reduction": "batchmean"}),
+            Case("logs, none", distributions(4, 3, (True, True)), {"log_target": True, "reduction": "none"}),
+            Case("vector, batchmean", uniform(0.1, 0.4, (3,), (3,)), {"reduction": "batchmean"}),
+            Case("0-d, batchmean", uniform(0.1, 0.4, (), ()), {"reduction": "batchmean"}),
+            Case("integers", fixed([[-0.5, -1.5], [-3.0, -0.1]], [[0, 1], [1, 0]])),
+            Case("size 1", uniform(0.1, 0.4, (1,), (1,))),
+            Case("size 0, sum", normal((0, 3), (0, 3)), {"reduction": "sum"}),
+        ),
+        extremes=(
+            Case("unlikely", fixed([[-1e4, 0.0], [-50.0, -1e4]], [[0.5, 0.5], [1.0, 1e-30]]), {"reduction": "sum"}),
+            Case(
+                "unlikely, logs", fixed([[-1e4, 0.0], [-1.0, -1.0]], [[0.0, -1e4], [-50.0, 0.0]]), {"log_target": True}
+            ),
+            Case("ruled out by Q alone", fixed([[-np.inf, 0.0]], [[0.5, 0.5]])),
+        ),
+        bad=(
+            *PAIR_BAD[:3],
+            (Case("empty batch, batchmean", normal((0, 3), (0, 3)), {"reduction": "batchmean"}), r"empty.*\(0, 3\)"),
+            (Case("logs as probabilities", distributions(2, 3, (True, True))), r"probabilities must lie in \[0, 1\]"),
+            (
+                Case("probabilities as logs", distributions(2, 3, (True, False)), {"log_target": True}),
+                r"log-probabilities must lie in \[-inf, 0\]",
+            ),
+            (
+                Case("no such reduction", distributions(2, 3, (True, False)), UNKNOWN_REDUCTION),
+                "'none', 'batchmean', not 'average'",
+            ),
+        ),
+    ),
+    focal_loss=Reference(
+        _torch_focal,
+        (
+            Case("matrix", yes_no(4, 5)),
+            Case("vector, sum", yes_no(7), {"reduction": "sum"}),
+            Case("stack, none", yes_no(2, 3, 4), {"reduction": "none"}),
+            Case("no weights", yes_no(6), {"alpha": None}),
+            Case("gamma 0", yes_no(6), {"gamma": 0.0}),
+            Case("gamma between", yes_no(6), {"gamma": 1.5, "alpha": 0.6, "reduction": "none"}),
+            Case("labels as floats", lambda rng: (rng.normal(size=4), np.array([0.0, 1.0, 1.0, 0.0]))),
+            Case("0-d", yes_no()),
+            Case("size 1", yes_no(1)),
+            Case("size 0, sum", yes_no(0, 3), {"reduction": "sum"}),
+        ),
+        constants=(1,),
+        extremes=(
+            Case("sure", fixed([-1e4, 1e4, -1e4, 1e4, -50.0, 50.0], [0, 0, 1, 1, 1, 1])),
+            Case("sure, gamma 1", fixed([-1e4, 1e4, -1e4, 1e4], [0, 0, 1, 1]), {"gamma": 1.0, "reduction": "none"}),
+        ),
+        bad=(
+            *PAIR_BAD[:2],
+            (Case("empty batch", yes_no(0, 3)), r"empty batch has no mean.*\(0, 3\)"),
+            (Case("labels of a hinge", signed(9)), r"labels must be 0 or 1, not \[-1 +1\]"),
+            (Case("alpha above 1", yes_no(3), {"alpha": 2.0}), r"alpha.*\[0, 1\], not 2\.0"),
+            (Case("gamma negative", yes_no(3), {"gamma": -1.0}), r"gamma must not be negative, but is -1\.0"),
+            (Case("no such reduction", yes_no(3), UNKNOWN_REDUCTION), NO_SUCH_REDUCTION),
+        ),
+    ),
+    hinge_loss=Reference(
+        _torch_hinge,
+        (
+            Case("matrix", signed(4, 5)),
+            Case("vector, sum", signed(7), {"reduction": "sum"}),
+            Case("stack, none", signed(2, 3, 4), {"reduction": "none"}),
+            Case("wide margin", signed(6), {"margin": 2.5}),
+            Case("labels as floats", lambda rng: (rng.normal(size=4), np.array([-1.0, 1.0, 1.0, -1.0]))),
+            Case("0-d", signed()),
+            Case("size 1", signed(1)),
+            Case("size 0, sum", signed(0, 3), {"reduction": "sum"}),
+        ),
+        kinks=lambda x, target, margin=1.0, **static: np.abs(margin - target * x),
+        at_kinks=(Case("on the margin", fixed([1.0, -1.0, 0.5], [1, -1, 1])),),
+        constants=(1,),
+        bad=(
+            *PAIR_BAD[:2],
+            (Case("empty batch", signed(0, 3)), r"empty batch has no mean.*\(0, 3\)"),
+            (Case("labels 0 and 1", yes_no(9)), r"labels must be -1 or 1, not \[0 1\]"),
+            (Case("no such reduction", signed(3), UNKNOWN_REDUCTION), NO_SUCH_REDUCTION),
+        ),
+    ),
+    multi_margin_loss=Reference(
+        lambda torch: _long(torch.nn.functional.multi_margin_loss),
+        (
+            *(case for case in CLASS_CASES if case.name != "no row, sum"),  # PyTorch returns what was in memory
+            *_with_static(CLASS_CASES[:4], p=2),
+            *_with_static(CLASS_CASES[:3], margin=2.5),
+        ),
+        kinks=_multi_margin_kinks,
+        at_kinks=(Case("on the margin", fixed([[2.0, 1.0, 0.0], [0.0, -1.0, 3.0]], [0, 0])),),
+        bad=(*CLASS_BAD, (Case("p 3", scores(2, 3), {"p": 3}), "p must be 1 or 2, not 3")),
+    ),
+    cosine_embedding_loss=Reference(
+        lambda torch: torch.nn.functional.cosine_embedding_loss,
+        (
+            Case("batch", embeddings(6, 4)),
+            Case("batch, sum", embeddings(5, 3), {"reduction": "sum"}),
+            Case("batch, none", embeddings(5, 3), {"reduction": "none"}),
+            Case("margin", embeddings(6, 4), {"margin": 0.3}),
+            Case("margin below 0", embeddings(6, 4), {"margin": -0.5, "reduction": "none"}),
+            Case("one pair", lambda rng: (rng.normal(size=4), rng.normal(size=4), np.array(1))),
+            Case(
+                "one pair apart", lambda rng: (rng.normal(size=2), rng.normal(size=2), np.array(-1)), {"margin": -0.9}
+            ),
+            Case("size 1", embeddings(1, 3)),
+            Case("no row, sum", embeddings(0, 3), {"reduction": "sum"}),
+        ),
+        kinks=_cosine_kinks,
+        at_kinks=(Case("at right angles", fixed([[1.0, 0.0], [0.0, 2.0]], [[0.0, 3.0], [1.0, 0.0]], [-1, -1])),),
+        bad=(
+            (Case("other widths", fixed(np.ones((2, 3)), np.ones((2, 4)), [1, 1])), r"\(2, 3\).*\(2, 4\)"),
+            (Case("too few labels", fixed(np.ones((2, 3)), np.ones((2, 3)), [1])), r"\(2, 3\).*\(1,\)"),
+            (Case("labels 0 and 1", fixed(np.ones((2, 3)), np.ones((2, 3)), [0, 1])), r"-1 or 1, not \[0 1\]"),
+            (Case("margin 2", embeddings(2, 3), {"margin": 2.0}), r"\[-1, 1\], not 2\.0"),
+            (Case("empty batch", embeddings(0, 3)), r"empty batch has no mean.*\(0,\)"),
+            (Case("no such reduction", embeddings(2, 3), UNKNOWN_REDUCTION), NO_SUCH_REDUCTION),
+        ),
+    ),
+    triplet_margin_loss=Reference(
+        lambda torch: torch.nn.functional.triplet_margin_loss,
+        (
+            Case("batch", normal((6, 4), (6, 4), (6, 4))),
+            Case("batch, sum", normal((5, 3), (5, 3), (5, 3)), {"reduction": "sum"}),
+            Case("batch, none", normal((5, 3), (5, 3), (5, 3)), {"reduction": "none"}),
+            Case("margin", normal((5, 3), (5, 3), (5, 3)), {"margin": 0.2}),
+            Case("eps", normal((5, 3), (5, 3), (5, 3)), {"eps": 0.1, "reduction": "none"}),
+            Case("one triplet", normal((4,), (4,), (4,)), {"margin": 3.0}),
+            Case("size 1", normal((1, 1), (1, 1), (1, 1))),
+            Case("no row, sum", normal((0, 3), (0, 3), (0, 3)), {"reduction": "sum"}),
+        ),
+        kinks=_triplet_kinks,
+        at_kinks=(
+            Case(
+                "on the margin",
+                fixed([[0.0, 0.0]], [[3.0, 4.0]], [[6.0, 0.0]]),
+                {"margin": 1.0, "eps": 0.0},
+            ),
+            Case("anchor = positive", fixed([[1.0, 2.0]], [[1.0, 2.0]], [[1.5, 2.0]])),
+            Case("anchor = positive, eps 0", fixed([[1.0, 2.0]], [[1.0, 2.0]], [[1.5, 2.0]]), {"eps": 0.0}),
+        ),
+        bad=(
+            (Case("positive of another shape", normal((2, 3), (2, 4), (2, 3))), r"\(2, 3\), positive.*\(2, 4\)"),
+            (Case("negative of another shape", normal((2, 3), (2, 3), (1, 3))), r"\(2, 3\), negative.*\(1, 3\)"),
+            (Case("three axes", normal((2, 3, 4), (2, 3, 4), (2, 3, 4))), r"not \(2, 3, 4\)"),
+            (Case("margin 0", normal((2, 3), (2, 3), (2, 3)), {"margin": 0.0}), "margin must be positive, not 0.0"),
+            (Case("empty batch", normal((0, 3), (0, 3), (0, 3))), r"empty batch has no mean.*\(0,\)"),
+            (Case("no such reduction", normal((2, 3), (2, 3), (2, 3)), UNKNOWN_REDUCTION), NO_SUCH_REDUCTION),
+        ),
+    ),
+    info_nce=Reference(
+        _torch_info_nce,
+        (
+            Case("batch", normal((5, 3), (5, 3))),
+            Case("batch, sum", normal((4, 3), (4, 3)), {"reduction": "sum"}),
+            Case("batch, none", normal((4, 3), (4, 3)), {"reduction": "none"}),
+            Case("cold", normal((4, 3), (4, 3)), {"temperature": 0.2}),
+            Case("size 1", normal((1, 1), (1, 1))),
+        ),
+        bad=(
+            (Case("another number of keys", normal((2, 3), (4, 3))), r"\(2, 3\).*\(4, 3\)"),
+            (Case("one query", normal((3,), (3,))), r"\(N, D\), not \(3,\)"),
+            (Case("temperature 0", normal((2, 3), (2, 3)), {"temperature": 0.0}), "must be positive, not 0.0"),
+            (Case("empty batch", normal((0, 3), (0, 3))), r"empty batch, of shape \(0, 3\)"),
+            (Case("no such reduction", normal((2, 3), (2, 3)), UNKNOWN_REDUCTION), NO_SUCH_REDUCTION),
+        ),
+    ),
+)

@@ -1,0 +1,892 @@
+"""Losses: what a network is asked to make small, and the derivative of each beside it (chapter 2).
+
+A loss compares what the network says with what was true, row by row, and ``reduction`` says how the rows become one
+number. Argument names and order are PyTorch's. All are stable for huge logits and keep float32::
+
+    from nnbook.backprop import vjp
+    from nnbook.losses import cross_entropy
+
+    loss, pull = vjp(cross_entropy, np.array([[1.0, 2.0, 3.0]]), np.array([2]))     # 0.41 nats
+    dz, _ = pull(1.0)                                       # [[0.09, 0.24, -0.33]]: probabilities minus the truth
+
+The second half measures what a user cares about and cannot be followed downhill: accuracy, precision, recall, F1, the
+confusion matrix, and the calibration of probabilities.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nnbook.backprop import primitive
+from nnbook.neurons import sigmoid, softplus
+
+Array = np.ndarray
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# From many losses to one number
+# ---------------------------------------------------------------------------------------------------------------------
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def _reduce(name, losses, reduction, allowed=REDUCTIONS):
+    """Mean or sum of the losses, or all of them (:eq:`eq-reduction`)."""
+    if reduction == "mean":
+        size = np.size(losses)
+        if size == 0:
+            raise ValueError(f"{name}: an empty batch has no mean (losses of shape {np.shape(losses)})")
+        return np.add.reduce(losses, axis=None) / size
+    if reduction == "sum":
+        return np.add.reduce(losses, axis=None)
+    if reduction == "none":
+        return losses
+    raise ValueError(f"{name}: reduction must be one of {', '.join(map(repr, allowed))}, not {reduction!r}")
+
+
+def _each(dy, size, reduction):
+    """The derivative by each single loss: what :func:`_reduce` divided by, its VJP divides by as well."""
+    return dy / size if reduction == "mean" else dy
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Regression: which number stands for many
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _residual(name, input, target):
+    """``input - target``. Broadcasting is refused: (N, 1) against (N,) would quietly give an (N, N) loss."""
+    _same_shape(name, "input", input, "target", target)
+    return _as_float(input) - _as_float(target, input)
+
+
+def _same_shape(name, one, a, other, b):
+    if np.shape(a) != np.shape(b):
+        raise ValueError(f"{name}: {one} has shape {np.shape(a)}, {other} has shape {np.shape(b)}; they must agree")
+
+
+def _as_float(a, like=None):
+    """Integers become floats of the dtype of ``like``, so that integer targets do not promote float32."""
+    if isinstance(a, (int, float)):
+        return float(a)
+    if a.dtype.kind in "fc":
+        return a
+    return a.astype(like.dtype if getattr(like, "dtype", a.dtype).kind == "f" else float)
+
+
+@primitive
+def mse_loss(input, target, *, reduction="mean"):
+    """Squared error ``(input - target) ** 2`` (:eq:`eq-mse_loss`). Its best constant is the mean.
+
+    Args:
+        input: (...), predictions.
+        target: (...), the same shape.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        A scalar, or (...) for ``"none"``; the unit of the target, squared.
+
+    Raises:
+        ValueError: the shapes differ, an empty batch has no mean, or there is no such reduction.
+
+    There is no factor 1/2, so the derivative has a factor 2. PyTorch: ``torch.nn.functional.mse_loss``, which
+    broadcasts with a warning.
+    """
+    error = _residual("mse_loss", input, target)
+    return _reduce("mse_loss", error * error, reduction), error
+
+
+@mse_loss.defvjp
+def mse_loss_vjp(dy, error, input, target, *, reduction="mean"):
+    """:eq:`eq-mse_loss-vjp`."""
+    dx = _each(dy, np.size(error), reduction) * 2 * error
+    return dx, lambda: -dx
+
+
+@primitive
+def l1_loss(input, target, *, reduction="mean"):
+    """Absolute error ``|input - target|`` (:eq:`eq-l1_loss`). Its best constant is the median.
+
+    Args, Returns, Raises: as for :func:`mse_loss`; the unit is the target's.
+
+    At the kink ``input = target`` the derivative is taken as 0, as PyTorch does.
+
+    PyTorch: ``torch.nn.functional.l1_loss``, which broadcasts with a warning.
+    """
+    error = _residual("l1_loss", input, target)
+    return _reduce("l1_loss", np.abs(error), reduction), error
+
+
+@l1_loss.defvjp
+def l1_loss_vjp(dy, error, input, target, *, reduction="mean"):
+    """:eq:`eq-l1_loss-vjp`."""
+    dx = _each(dy, np.size(error), reduction) * np.sign(error)
+    return dx, lambda: -dx
+
+
+@primitive
+def huber_loss(input, target, *, reduction="mean", delta=1.0):
+    """Quadratic up to ``delta``, linear beyond (:eq:`eq-huber_loss`). Its best constant lies between mean and median.
+
+    Args:
+        input: (...), predictions.
+        target: (...), the same shape.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        delta: where the parabola ends, in the unit of the target.
+
+    Returns:
+        A scalar, or (...) for ``"none"``.
+
+    Raises:
+        ValueError: as for :func:`mse_loss`, or ``delta`` is not positive.
+
+    Smooth once, with a jump of the second derivative at ``delta``. PyTorch: ``torch.nn.functional.huber_loss``;
+    ``smooth_l1_loss`` is this one divided by its ``beta``. Source: :cite:`huber1964`.
+    """
+    if not delta > 0:
+        raise ValueError(f"huber_loss: delta must be positive, not {delta}")
+    error = _residual("huber_loss", input, target)
+    size = np.abs(error)
+    clipped = np.minimum(size, delta)  # one formula for both branches: c (|e| - c / 2)
+    return _reduce("huber_loss", clipped * (size - clipped / 2), reduction), error
+
+
+@huber_loss.defvjp
+def huber_loss_vjp(dy, error, input, target, *, reduction="mean", delta=1.0):
+    """:eq:`eq-huber_loss-vjp`: the error itself, clipped."""
+    dx = _each(dy, np.size(error), reduction) * np.clip(error, -delta, delta)
+    return dx, lambda: -dx
+
+
+@primitive
+def quantile_loss(input, target, *, quantile=0.5, reduction="mean"):
+    """Pinball loss (:eq:`eq-quantile_loss`): its best constant is the given quantile of the targets.
+
+    Being too low by 1 costs ``quantile``, being too high by 1 costs ``1 - quantile``.
+
+    Args:
+        input: (...), predictions.
+        target: (...), the same shape.
+        quantile: between 0 and 1, both excluded. 0.5 is half the absolute error.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        A scalar, or (...) for ``"none"``; the unit of the target.
+
+    Raises:
+        ValueError: as for :func:`mse_loss`, or ``quantile`` is out of range.
+
+    At the kink ``input = target`` the derivative is the mean of both sides, ``1/2 - quantile``. PyTorch has no such
+    function; composed of ``torch.maximum`` it has the same derivative at the kink. Source: :cite:`koenker1978`.
+    """
+    if not 0 < quantile < 1:
+        raise ValueError(f"quantile_loss: quantile must lie between 0 and 1, not {quantile}")
+    error = _residual("quantile_loss", input, target)
+    slope = np.sign(error) / 2 + (0.5 - quantile)  # 1 - quantile above the target, -quantile below
+    return _reduce("quantile_loss", slope * error, reduction), slope
+
+
+@quantile_loss.defvjp
+def quantile_loss_vjp(dy, slope, input, target, *, quantile=0.5, reduction="mean"):
+    """:eq:`eq-quantile_loss-vjp`."""
+    dx = _each(dy, np.size(slope), reduction) * slope
+    return dx, lambda: -dx
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Classification: how surprising was the truth
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@primitive
+def binary_cross_entropy_with_logits(input, target, *, reduction="mean"):
+    """Surprise of a yes or no, in nats, from the logit of yes (:eq:`eq-binary_cross_entropy_with_logits`).
+
+    Args:
+        input: (...), logits.
+        target: (...), 0 or 1, or a probability of yes between them.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        A scalar, or (...) for ``"none"``, in nats.
+
+    Raises:
+        ValueError: the shapes differ, a target lies outside [0, 1], an empty batch has no mean, or there is no such
+            reduction.
+
+    For an infinite logit the value is the limit: 0 if it is right for certain, infinite otherwise. PyTorch:
+    ``torch.nn.functional.binary_cross_entropy_with_logits``, which gives nan there, takes targets of floats only and
+    does not check their range.
+    """
+    name = "binary_cross_entropy_with_logits"
+    _same_shape(name, "input", input, "target", target)
+    if np.size(target) and not (np.min(target) >= 0 and np.max(target) <= 1):
+        raise ValueError(f"{name}: targets must lie in [0, 1], not in [{np.min(target)}, {np.max(target)}]")
+    x, t = _as_float(input), _as_float(target, input)
+    size = np.abs(x)
+    losses = _times(size, np.where(x > 0, 1 - t, t)) + np.log1p(np.exp(-size))
+    return _reduce(name, losses, reduction), None
+
+
+@binary_cross_entropy_with_logits.defvjp
+def binary_cross_entropy_with_logits_vjp(dy, saved, input, target, *, reduction="mean"):
+    """:eq:`eq-binary_cross_entropy_with_logits-vjp`: the probability minus the truth."""
+    dy = _each(dy, np.size(input), reduction)
+    return lambda: dy * (sigmoid(_as_float(input)) - _as_float(target, input)), lambda: -dy * input
+
+
+def _times(x, weight):
+    """``x * weight`` where a weight of 0 wins over an infinite ``x``: what has probability 0 costs nothing."""
+    return np.where(weight == 0, 0, x) * weight
+
+
+@primitive
+def cross_entropy(logits, labels, *, reduction="mean", label_smoothing=0.0):
+    """Surprise of the true class, in nats, from logits: softmax and its logarithm in one (:eq:`eq-cross_entropy`).
+
+    Args:
+        logits: (N, C), or (C,) for a single row. N rows, C classes.
+        labels: (N,) integers from 0 to C - 1 (one integer for a single row), or probabilities of the shape of
+            ``logits``.
+        reduction: ``"mean"`` over rows, ``"sum"`` or ``"none"``.
+        label_smoothing: the share of the truth, 0 to 1, that is spread evenly over all classes
+            (:eq:`eq-label-smoothing`).
+
+    Returns:
+        A scalar, or one loss a row for ``"none"``, in nats.
+
+    Raises:
+        ValueError: a label is out of range, the shapes do not fit, a number lies outside [0, 1], an empty batch has no
+            mean, or there is no such reduction.
+
+    A logit of -inf is a class ruled out; if it was the true one, the loss is infinite. Integer labels have no
+    derivative. PyTorch: ``torch.nn.functional.cross_entropy``, which skips labels of -100 and, for arrays with more
+    axes, has the classes on axis 1. Source of label smoothing: :cite:`szegedy2016`.
+    """
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: label_smoothing must lie in [0, 1], not {label_smoothing}")
+    z, y = _soft_rows(logits, labels) if _soft(logits, labels) else _hard_rows("cross_entropy", logits, labels)
+    if z.shape[1] == 0:
+        raise ValueError(f"cross_entropy: logits of shape {np.shape(logits)} have no class")
+    z = z - np.maximum.reduce(z, axis=1, keepdims=True)
+    e = np.exp(z)
+    total = np.add.reduce(e, axis=1, keepdims=True)
+    if y.ndim == 2:
+        losses = -_times(z - np.log(total), _smoothed(y, label_smoothing)).sum(1)
+    else:
+        hit = z[np.arange(len(y)), y]
+        if label_smoothing:
+            hit = (1 - label_smoothing) * hit + label_smoothing * z.mean(1)
+        losses = np.log(total[:, 0]) - hit
+    return _reduce("cross_entropy", losses.reshape(logits.shape[:-1]), reduction), (z, e, total)
+
+
+@cross_entropy.defvjp
+def cross_entropy_vjp(dy, saved, logits, labels, *, reduction="mean", label_smoothing=0.0):
+    """:eq:`eq-cross_entropy-vjp`: the probabilities minus the truth."""
+    z, e, total = saved
+    rows, classes = e.shape
+    dy = np.reshape(_each(dy, rows, reduction), (-1, 1))
+    dz = e / total
+    if not _soft(logits, labels):
+        dz[np.arange(rows), labels] -= 1 - label_smoothing
+        if label_smoothing:
+            dz -= label_smoothing / classes
+        dz *= dy
+        return dz.reshape(logits.shape), None
+    q = _smoothed(_soft_rows(logits, labels)[1], label_smoothing)
+    return (
+        lambda: (dy * (dz * q.sum(1, keepdims=True) - q)).reshape(logits.shape),
+        lambda: (dy * (label_smoothing - 1) * (z - np.log(total))).reshape(labels.shape),
+    )
+
+
+def _soft(logits, labels):
+    """Whether the labels are probabilities rather than class numbers."""
+    return np.shape(labels) == np.shape(logits) != () and labels.dtype.kind == "f"
+
+
+def _soft_rows(logits, labels):
+    if np.ndim(logits) > 2:
+        raise ValueError(f"cross_entropy: logits must have shape (N, C) or (C,), not {np.shape(logits)}")
+    if labels.size and not (labels.min() >= 0 and labels.max() <= 1):
+        raise ValueError(
+            f"cross_entropy: probabilities as labels must lie in [0, 1], not in [{labels.min()}, {labels.max()}]"
+        )
+    rows = logits.shape if logits.ndim == 2 else (1, logits.size)
+    return logits.reshape(rows), labels.reshape(rows)
+
+
+def _hard_rows(name, scores, labels):
+    """Scores as (N, C) and class numbers as (N,), checked."""
+    scores, labels = np.asarray(scores), np.asarray(labels)
+    if scores.ndim not in (1, 2) or labels.shape != scores.shape[:-1] or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name}: labels of shape {labels.shape} and dtype {labels.dtype} do not fit scores of shape "
+            f"{scores.shape}: scores must be (N, C) or (C,), labels integers of the same shape without C"
+        )
+    classes = scores.shape[-1]
+    if labels.size and not (
+        np.minimum.reduce(labels, axis=None) >= 0 and np.maximum.reduce(labels, axis=None) < classes
+    ):
+        raise ValueError(
+            f"{name}: labels must lie in 0..{classes - 1} for {classes} classes, not in {labels.min()}..{labels.max()}"
+        )
+    return (scores, labels) if scores.ndim == 2 else (scores.reshape(1, -1), labels.reshape(1))
+
+
+def _smoothed(q, label_smoothing):
+    """Label smoothing (:eq:`eq-label-smoothing`): mix the truth with a guess that knows nothing."""
+    return (1 - label_smoothing) * q + label_smoothing / q.shape[1] if label_smoothing else q
+
+
+@primitive
+def nll_loss(input, target, *, reduction="mean"):
+    """Negative log-likelihood: minus the log-probability of the true class (:eq:`eq-nll_loss`).
+
+    After :func:`nnbook.neurons.log_softmax` it gives what :func:`cross_entropy` gives from the logits in one step.
+
+    Args:
+        input: (N, C) or (C,), log-probabilities.
+        target: (N,) integers from 0 to C - 1, or one integer.
+        reduction: ``"mean"`` over rows, ``"sum"`` or ``"none"``.
+
+    Returns:
+        A scalar, or one loss a row for ``"none"``, in nats.
+
+    Raises:
+        ValueError: a label is out of range, the shapes do not fit, an empty batch has no mean, or there is no such
+            reduction.
+
+    It does not check that the input are log-probabilities: fed with probabilities, it is negative. PyTorch:
+    ``torch.nn.functional.nll_loss``, which skips labels of -100.
+    """
+    log_p, y = _hard_rows("nll_loss", input, target)
+    losses = -log_p[np.arange(len(y)), y]
+    return _reduce("nll_loss", losses.reshape(input.shape[:-1]), reduction), None
+
+
+@nll_loss.defvjp
+def nll_loss_vjp(dy, saved, input, target, *, reduction="mean"):
+    """:eq:`eq-nll_loss-vjp`."""
+    dx = np.zeros_like(input)
+    rows = dx.reshape(-1, dx.shape[-1])
+    rows[np.arange(len(rows)), target] = -_each(dy, len(rows), reduction)
+    return dx, None
+
+
+@primitive
+def kl_div(input, target, *, reduction="mean", log_target=False):
+    """Kullback-Leibler divergence, entry by entry ``target * (log target - input)`` (:eq:`eq-kl_div`).
+
+    Args:
+        input: (N, ...), **log**-probabilities of the model Q.
+        target: (N, ...), probabilities P (log-probabilities with ``log_target``).
+        reduction: ``"batchmean"`` for the divergence KL(P || Q) averaged over the N rows, ``"sum"``, ``"none"``, or
+            ``"mean"``, which divides by the number of *entries* and so is not a divergence.
+        log_target: whether ``target`` is in logarithms.
+
+    Returns:
+        A scalar, or (N, ...) for ``"none"``, in nats.
+
+    Raises:
+        ValueError: the shapes differ, a target lies outside [0, 1] (above 0 in logarithms), an empty batch has no mean,
+            or there is no such reduction.
+
+    An entry with target 0 contributes 0, even where ``input`` is -inf; the derivative by the target is -inf there.
+    PyTorch: ``torch.nn.functional.kl_div``, which gives nan there and does not check the targets. As there, the first
+    argument is the second of KL, and for an ``input`` of shape (C,) ``"batchmean"`` divides by C. Source:
+    :cite:`kullback1951`.
+    """
+    _same_shape("kl_div", "input", input, "target", target)
+    low, high = (-np.inf, 0) if log_target else (0, 1)
+    if np.size(target) and not (np.min(target) >= low and np.max(target) <= high):
+        kind = "log-probabilities" if log_target else "probabilities"
+        raise ValueError(f"kl_div: target {kind} must lie in [{low}, {high}], not [{np.min(target)}, {np.max(target)}]")
+    p = np.exp(target) if log_target else _as_float(target, input)
+    log_p = target if log_target else np.log(np.where(p == 0, 1, p))
+    losses = _times(log_p - np.where(p == 0, 0, input), p)
+    if reduction == "batchmean":
+        return _reduce("kl_div", losses, "sum") / _batch(input), p
+    return _reduce("kl_div", losses, reduction, (*REDUCTIONS, "batchmean")), p
+
+
+@kl_div.defvjp
+def kl_div_vjp(dy, p, input, target, *, reduction="mean", log_target=False):
+    """:eq:`eq-kl_div-vjp`."""
+    dy = dy / _batch(input) if reduction == "batchmean" else _each(dy, np.size(input), reduction)
+
+    def dtarget():
+        if log_target:
+            return dy * p * np.where(p == 0, 0, target - input + 1)
+        with np.errstate(divide="ignore"):
+            return dy * (np.log(p) - np.where(p == 0, 0, input) + 1)
+
+    return lambda: -dy * p, dtarget
+
+
+def _batch(input):
+    """PyTorch's N of ``"batchmean"``: the size of the first axis, whatever it means."""
+    shape = np.shape(input)
+    if shape[:1] == (0,):
+        raise ValueError(f"kl_div: an empty batch has no mean (input of shape {shape})")
+    return shape[0] if shape else 1
+
+
+@primitive
+def focal_loss(input, target, *, alpha=0.25, gamma=2.0, reduction="mean"):
+    """Binary cross-entropy times ``(1 - p_t) ** gamma``, which mutes what is easy (:eq:`eq-focal_loss`).
+
+    Args:
+        input: (...), logits.
+        target: (...), 0 or 1.
+        alpha: weight of the class 1, from 0 to 1; class 0 gets ``1 - alpha``. ``None`` for no weights.
+        gamma: at least 0; 0 leaves the weighted cross-entropy.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        A scalar, or (...) for ``"none"``, in weighted nats.
+
+    Raises:
+        ValueError: the shapes differ, a target is neither 0 nor 1, ``alpha`` or ``gamma`` is out of range, an empty
+            batch has no mean, or there is no such reduction.
+
+    The labels have no derivative. PyTorch itself has none; torchvision's ``sigmoid_focal_loss`` is this one with
+    ``reduction="none"`` unless told otherwise, ``alpha=-1`` for no weights, and targets between 0 and 1 allowed.
+    Source: :cite:`lin2017focal`.
+    """
+    _same_shape("focal_loss", "input", input, "target", target)
+    _one_of("focal_loss", target, (0, 1))
+    if not (alpha is None or 0 <= alpha <= 1):
+        raise ValueError(f"focal_loss: alpha must be None or lie in [0, 1], not {alpha}")
+    if not gamma >= 0:
+        raise ValueError(f"focal_loss: gamma must not be negative, but is {gamma}")
+    s = np.where(np.equal(target, 1), input, -input)  # the logit of the true class
+    wrong = sigmoid(-s)
+    surprise = softplus(-s)
+    weight = (
+        wrong**gamma
+        if alpha is None
+        else np.where(np.equal(target, 1), alpha, 1 - alpha).astype(s.dtype) * wrong**gamma
+    )
+    return _reduce("focal_loss", weight * surprise, reduction), (s, wrong, surprise, weight)
+
+
+@focal_loss.defvjp
+def focal_loss_vjp(dy, saved, input, target, *, alpha=0.25, gamma=2.0, reduction="mean"):
+    """:eq:`eq-focal_loss-vjp`."""
+    s, wrong, surprise, weight = saved
+    ds = -weight * (gamma * _times(surprise, sigmoid(s)) + wrong)
+    return _each(dy, np.size(s), reduction) * np.where(np.equal(target, 1), ds, -ds), None
+
+
+def _one_of(name, labels, allowed):
+    if not np.all((np.equal(labels, allowed[0])) | np.equal(labels, allowed[1])):
+        raise ValueError(f"{name}: labels must be {allowed[0]} or {allowed[1]}, not {np.unique(labels)}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Margins: right by enough
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@primitive
+def hinge_loss(input, target, *, margin=1.0, reduction="mean"):
+    """What is missing to the margin, ``max(0, margin - target * input)`` (:eq:`eq-hinge_loss`).
+
+    Args:
+        input: (...), scores, whose sign is the decision.
+        target: (...), labels -1 or +1.
+        margin: how far on the right side is enough.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        A scalar, or (...) for ``"none"``, in the unit of the scores.
+
+    Raises:
+        ValueError: the shapes differ, a label is neither -1 nor +1, an empty batch has no mean, or there is no such
+            reduction.
+
+    At the kink ``target * input = margin`` the derivative is taken as 0. The labels have no derivative. PyTorch has no
+    such function (``hinge_embedding_loss`` is another one); ``torch.relu(margin - target * input)`` is the same.
+    Source: :cite:`cortes1995`.
+    """
+    _same_shape("hinge_loss", "input", input, "target", target)
+    _one_of("hinge_loss", target, (-1, 1))
+    missing = margin - _as_float(target, input) * input
+    return _reduce("hinge_loss", np.maximum(missing, 0), reduction), missing > 0
+
+
+@hinge_loss.defvjp
+def hinge_loss_vjp(dy, inside, input, target, *, margin=1.0, reduction="mean"):
+    """:eq:`eq-hinge_loss-vjp`."""
+    return _each(dy, np.size(input), reduction) * np.where(inside, -_as_float(target, input), 0), None
+
+
+@primitive
+def multi_margin_loss(input, target, *, p=1, margin=1.0, reduction="mean"):
+    """Hinge of every wrong class against the true one, summed and divided by C (:eq:`eq-multi_margin_loss`).
+
+    Args:
+        input: (N, C) or (C,), scores.
+        target: (N,) integers from 0 to C - 1, or one integer.
+        p: 1, or 2 for the squared hinge.
+        margin: by how much the true class must lead.
+        reduction: ``"mean"`` over rows, ``"sum"`` or ``"none"``.
+
+    Returns:
+        A scalar, or one loss a row for ``"none"``.
+
+    Raises:
+        ValueError: a label is out of range, the shapes do not fit, ``p`` is neither 1 nor 2, an empty batch has no
+            mean, or there is no such reduction.
+
+    At a kink the derivative is taken as 0, as PyTorch does. PyTorch: ``torch.nn.functional.multi_margin_loss``, which
+    for an empty batch returns whatever was in memory (seen in 2.13). Sources:
+    Weston and Watkins :cite:`weston1999`; Crammer and Singer :cite:`crammer2001` take the worst class instead of the
+    sum.
+    """
+    if p not in (1, 2):
+        raise ValueError(f"multi_margin_loss: p must be 1 or 2, not {p}")
+    x, y = _hard_rows("multi_margin_loss", input, target)
+    rows = np.arange(len(y))
+    missing = np.maximum(margin - x[rows, y][:, None] + x, 0)
+    missing[rows, y] = 0
+    losses = (missing if p == 1 else missing * missing).sum(1) / max(x.shape[1], 1)
+    return _reduce("multi_margin_loss", losses.reshape(input.shape[:-1]), reduction), missing
+
+
+@multi_margin_loss.defvjp
+def multi_margin_loss_vjp(dy, missing, input, target, *, p=1, margin=1.0, reduction="mean"):
+    """:eq:`eq-multi_margin_loss-vjp`."""
+    rows, classes = missing.shape
+    dx = (missing > 0).astype(missing.dtype) if p == 1 else 2 * missing
+    dx *= np.reshape(_each(dy, rows, reduction), (-1, 1)) / max(classes, 1)
+    dx[np.arange(rows), target] = -dx.sum(1)  # what pushes the wrong classes down pulls the true one up
+    return dx.reshape(input.shape), None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Embeddings: who is near whom
+# ---------------------------------------------------------------------------------------------------------------------
+
+COSINE_EPS = 1e-12
+
+
+@primitive
+def cosine_embedding_loss(input1, input2, target, *, margin=0.0, reduction="mean"):
+    """Pull pairs to cosine 1, push others below ``margin`` (:eq:`eq-cosine_embedding_loss`).
+
+    Args:
+        input1: (N, D) or (D,), embeddings.
+        input2: the same shape.
+        target: (N,) or (), +1 for pairs that belong together, -1 for others.
+        margin: from -1 to 1.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        A scalar, or one loss a pair for ``"none"``; ``1 - cos``, or ``max(0, cos - margin)``.
+
+    Raises:
+        ValueError: the shapes do not fit, a label is neither -1 nor +1, ``margin`` is out of range, an empty batch has
+            no mean, or there is no such reduction.
+
+    At the kink ``cos = margin`` the derivative is that of the side above, as PyTorch does. A vector of zeros has cosine
+    0 with everything: 1e-12 is added to the squared lengths. PyTorch: ``torch.nn.functional.cosine_embedding_loss``.
+    """
+    if not -1 <= margin <= 1:
+        raise ValueError(f"cosine_embedding_loss: margin must lie in [-1, 1], not {margin}")
+    _same_shape("cosine_embedding_loss", "input1", input1, "input2", input2)
+    if np.ndim(input1) not in (1, 2) or np.shape(target) != np.shape(input1)[:-1]:
+        raise ValueError(
+            f"cosine_embedding_loss: inputs of shape {np.shape(input1)} and target of shape {np.shape(target)} do not "
+            "fit; expected (N, D) and (N,), or (D,) and ()"
+        )
+    _one_of("cosine_embedding_loss", target, (-1, 1))
+    u, length1 = _unit(input1)
+    v, length2 = _unit(input2)
+    cos = (u * v).sum(-1)
+    together = np.equal(target, 1)
+    losses = np.where(together, 1 - cos, np.maximum(cos - margin, 0))
+    slope = np.where(together, -1, cos >= margin).astype(cos.dtype)
+    return _reduce("cosine_embedding_loss", losses, reduction), (u, length1, v, length2, cos, slope)
+
+
+@cosine_embedding_loss.defvjp
+def cosine_embedding_loss_vjp(dy, saved, input1, input2, target, *, margin=0.0, reduction="mean"):
+    """:eq:`eq-cosine_embedding_loss-vjp`: turn, never stretch."""
+    u, length1, v, length2, cos, slope = saved
+    dcos = (_each(dy, np.size(cos), reduction) * slope)[..., None]
+    cos = cos[..., None]
+    return lambda: dcos * (v - cos * u) / length1, lambda: dcos * (u - cos * v) / length2, None
+
+
+def _unit(x):
+    """Rows over their lengths, and the lengths, kept away from 0."""
+    length = np.sqrt((x * x).sum(-1, keepdims=True) + COSINE_EPS)
+    return x / length, length
+
+
+@primitive
+def triplet_margin_loss(anchor, positive, negative, *, margin=1.0, eps=1e-6, reduction="mean"):
+    """The positive must be nearer than the negative by ``margin`` (:eq:`eq-triplet_margin_loss`).
+
+    Args:
+        anchor, positive, negative: (N, D) or (D,), embeddings of one shape.
+        margin: positive, in the unit of the distances, which are Euclidean.
+        eps: added to every difference of coordinates, so that equal points have a distance and a derivative.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        A scalar, or one loss a triplet for ``"none"``.
+
+    Raises:
+        ValueError: the shapes differ, ``margin`` is not positive, an empty batch has no mean, or there is no such
+            reduction.
+
+    At the kink, where the margin is met exactly, the derivative is that of the side where it is not, and the derivative
+    of a distance 0 is 0, both as PyTorch does. PyTorch: ``torch.nn.functional.triplet_margin_loss`` with ``p=2`` and
+    ``swap=False``. Source: :cite:`schroff2015facenet`, with squared distances there.
+    """
+    if not margin > 0:
+        raise ValueError(f"triplet_margin_loss: margin must be positive, not {margin}")
+    _same_shape("triplet_margin_loss", "anchor", anchor, "positive", positive)
+    _same_shape("triplet_margin_loss", "anchor", anchor, "negative", negative)
+    if np.ndim(anchor) not in (1, 2):
+        raise ValueError(f"triplet_margin_loss: expected shape (N, D) or (D,), not {np.shape(anchor)}")
+    to_positive, near = _direction(anchor - positive + eps)
+    to_negative, far = _direction(anchor - negative + eps)
+    missing = margin + near - far
+    losses = np.maximum(missing, 0)
+    return _reduce("triplet_margin_loss", losses, reduction), (to_positive, to_negative, missing >= 0)
+
+
+@triplet_margin_loss.defvjp
+def triplet_margin_loss_vjp(dy, saved, anchor, positive, negative, *, margin=1.0, eps=1e-6, reduction="mean"):
+    """:eq:`eq-triplet_margin_loss-vjp`: along the two unit vectors."""
+    to_positive, to_negative, inside = saved
+    dy = (_each(dy, np.size(inside), reduction) * inside)[..., None]
+    return (
+        lambda: dy * (to_positive - to_negative),
+        lambda: -dy * to_positive,
+        lambda: dy * to_negative,
+    )
+
+
+def _direction(difference):
+    """Unit vectors along the rows, and their lengths; no direction for a length of 0."""
+    length = np.sqrt((difference * difference).sum(-1))
+    return difference / np.where(length == 0, 1, length)[..., None], length
+
+
+@primitive
+def info_nce(queries, keys, *, temperature=1.0, reduction="mean"):
+    """Which key belongs to which query: cross-entropy of their similarities (:eq:`eq-info_nce`).
+
+    Args:
+        queries: (N, D), embeddings.
+        keys: (N, D); key ``n`` belongs to query ``n``, the others of the batch are its negatives.
+        temperature: positive; the similarities are dot products divided by it. Give rows of unit length for cosines.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        A scalar, or (N,) for ``"none"``, in nats. Guessing costs log N.
+
+    Raises:
+        ValueError: the shapes differ or are not (N, D), ``temperature`` is not positive, an empty batch has no mean, or
+            there is no such reduction.
+
+    PyTorch: ``cross_entropy(queries @ keys.T / temperature, torch.arange(N))``. Source: :cite:`oord2018cpc`.
+    """
+    if not temperature > 0:
+        raise ValueError(f"info_nce: temperature must be positive, not {temperature}")
+    _same_shape("info_nce", "queries", queries, "keys", keys)
+    if np.ndim(queries) != 2:
+        raise ValueError(f"info_nce: expected shape (N, D), not {np.shape(queries)}")
+    if not len(queries):
+        raise ValueError(f"info_nce: an empty batch, of shape {np.shape(queries)}, has nothing to tell apart")
+    similarities = queries @ keys.T / temperature
+    losses, saved = cross_entropy.forward(similarities, np.arange(len(keys)), reduction="none")
+    return _reduce("info_nce", losses, reduction), (similarities, saved)
+
+
+@info_nce.defvjp
+def info_nce_vjp(dy, saved, queries, keys, *, temperature=1.0, reduction="mean"):
+    """:eq:`eq-info_nce-vjp`: that of the cross-entropy, taken on to both factors of the similarities."""
+    similarities, saved = saved
+    dy = _each(dy, len(keys), reduction)
+    ds = cross_entropy_vjp(dy, saved, similarities, np.arange(len(keys)), reduction="none")[0] / temperature
+    return lambda: ds @ keys, lambda: ds.T @ queries
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Metrics: what the user asked for
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def accuracy(input, target) -> float:
+    """Share of right answers (:eq:`eq-accuracy`).
+
+    Args:
+        input: (N, C) scores, of which the largest wins (the first at a tie), or (N,) integer predictions.
+        target: (N,), integer labels.
+
+    Raises:
+        ValueError: the shapes do not fit, or there is nothing to score.
+
+    scikit-learn: ``accuracy_score(target, predictions)``, arguments in the other order.
+    """
+    predictions, target = _predictions("accuracy", input, target)
+    return float(np.mean(predictions == target))
+
+
+def confusion_matrix(input, target, *, classes=None) -> Array:
+    """Counts by true class (row) and predicted class (column) (:eq:`eq-confusion_matrix`).
+
+    Args:
+        input: (N, C) scores or (N,) integer predictions.
+        target: (N,), integer labels.
+        classes: how many there are, C; if not given, C of the scores, or one more than the largest number that occurs.
+
+    Returns:
+        (C, C) integers.
+
+    Raises:
+        ValueError: the shapes do not fit, there is nothing to score, or a label is out of range.
+
+    scikit-learn: ``confusion_matrix(target, predictions, labels=range(classes))``.
+    """
+    predictions, labels = _predictions("confusion_matrix", input, target)
+    if classes is None:
+        classes = np.shape(input)[1] if np.ndim(input) == 2 else int(max(predictions.max(), labels.max())) + 1
+    for what, numbers in (("predictions", predictions), ("labels", labels)):
+        if numbers.min() < 0 or numbers.max() >= classes:
+            raise ValueError(
+                f"confusion_matrix: {what} must lie in 0..{classes - 1} for {classes} classes, not in "
+                f"{numbers.min()}..{numbers.max()}"
+            )
+    cells = labels.astype(np.intp) * classes + predictions
+    return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+
+def precision(input, target, *, average=None, classes=None):
+    """Of what was called class c, the share that is (:eq:`eq-precision`).
+
+    Args:
+        input: (N, C) scores or (N,) integer predictions.
+        target: (N,), integer labels.
+        average: ``None`` for one number a class, ``"macro"`` for their plain mean, ``"micro"`` to pool all counts.
+        classes: as for :func:`confusion_matrix`.
+
+    Returns:
+        (C,) for ``None``, else a float. A class that was never predicted has precision 0.
+
+    Raises:
+        ValueError: as for :func:`confusion_matrix`, or ``average`` is none of these.
+
+    scikit-learn: ``precision_score(target, predictions, labels=range(classes), average=..., zero_division=0)``.
+    """
+    return _score("precision", input, target, average, classes, lambda hits, called, true: (hits, called))
+
+
+def recall(input, target, *, average=None, classes=None):
+    """Of what is class c, the share that was found (:eq:`eq-recall`).
+
+    Arguments and errors are as for :func:`precision`. A class that does not occur has recall 0.
+
+    scikit-learn: ``recall_score(target, predictions, labels=range(classes), average=..., zero_division=0)``.
+    """
+    return _score("recall", input, target, average, classes, lambda hits, called, true: (hits, true))
+
+
+def f1_score(input, target, *, average=None, classes=None):
+    """Harmonic mean of precision and recall (:eq:`eq-f1_score`).
+
+    Arguments and errors are as for :func:`precision`. A class that neither occurs nor was predicted has F1 0. The macro
+    average is the mean of the classes' F1, not the F1 of the mean precision and the mean recall.
+
+    scikit-learn: ``f1_score(target, predictions, labels=range(classes), average=..., zero_division=0)``.
+    """
+    return _score("f1_score", input, target, average, classes, lambda hits, called, true: (2 * hits, called + true))
+
+
+def _score(name, input, target, average, classes, ratio):
+    """A ratio of counts by class: ``hits`` on the diagonal, ``called`` down the columns, ``true`` along the rows."""
+    if average not in (None, "macro", "micro"):
+        raise ValueError(f"{name}: average must be None, 'macro' or 'micro', not {average!r}")
+    counts = confusion_matrix(input, target, classes=classes)
+    above, below = ratio(np.diag(counts), counts.sum(0), counts.sum(1))
+    if average == "micro":
+        return float(above.sum() / below.sum())
+    scores = above / np.maximum(below, 1)
+    return scores if average is None else float(scores.mean())
+
+
+def _predictions(name, input, target):
+    input, target = np.asarray(input), np.asarray(target)
+    if input.ndim not in (1, 2) or target.shape != input.shape[:1]:
+        raise ValueError(
+            f"{name}: input has shape {input.shape}, target has shape {target.shape}; expected (N, C) or (N,), and (N,)"
+        )
+    if target.dtype.kind not in "iub" or (input.ndim == 1 and input.dtype.kind not in "iub"):
+        raise ValueError(
+            f"{name}: labels must be integers, not {target.dtype} (scores of shape (N, C) may be floats; input has "
+            f"dtype {input.dtype})"
+        )
+    if input.size == 0:
+        raise ValueError(f"{name}: nothing to score in input of shape {input.shape}")
+    return (input.argmax(1) if input.ndim == 2 else input), target
+
+
+def calibration_bins(probabilities, target, *, bins=15) -> tuple[Array, Array, Array]:
+    """Confidence against accuracy, bin by bin (:eq:`eq-calibration_bins`): the reliability diagram as numbers.
+
+    The confidence of a row is its largest probability; bin ``b`` of B takes those in ``(b / B, (b + 1) / B]``, and the
+    first one 0 as well.
+
+    Args:
+        probabilities: (N, C).
+        target: (N,), integer labels.
+        bins: B, at least 1.
+
+    Returns:
+        ``(counts, confidence, accuracy)``, each (B,): how many rows, their mean confidence and the share of them that
+        is right. Both means are 0 for an empty bin.
+
+    Raises:
+        ValueError: the shapes do not fit, there is nothing to score, ``bins`` is below 1, or a number is no
+            probability.
+    """
+    probabilities = np.asarray(probabilities)
+    if bins < 1:
+        raise ValueError(f"calibration_bins: bins must be at least 1, not {bins}")
+    if probabilities.ndim != 2:
+        raise ValueError(f"calibration_bins: probabilities must have shape (N, C), not {probabilities.shape}")
+    predictions, target = _predictions("calibration_bins", probabilities, target)
+    if not (probabilities.min() >= 0 and probabilities.max() <= 1):
+        raise ValueError(
+            f"calibration_bins: probabilities must lie in [0, 1], not in [{probabilities.min()}, {probabilities.max()}]"
+        )
+    confidence = probabilities.max(1).astype(float)
+    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(which, minlength=bins)
+    share = np.maximum(counts, 1)
+    return (
+        counts,
+        np.bincount(which, confidence, bins) / share,
+        np.bincount(which, predictions == target, bins) / share,
+    )
+
+
+def expected_calibration_error(probabilities, target, *, bins=15) -> float:
+    """Mean distance of confidence and accuracy over the bins, weighted by count (:eq:`eq-expected_calibration_error`).
+
+    Arguments and errors are as for :func:`calibration_bins`.
+
+    Returns:
+        From 0 to 1. It depends on the number of bins, and is above 0 for a finite sample even of a perfect forecaster.
+
+    Source: :cite:`naeini2015`; 15 bins as in :cite:`guo2017calibration`.
+    """
+    counts, confidence, right = calibration_bins(probabilities, target, bins=bins)
+    return float(counts @ np.abs(confidence - right) / counts.sum())
