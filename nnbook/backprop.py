@@ -19,10 +19,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 
 Array = np.ndarray
 Tree = Any
@@ -60,6 +63,8 @@ class Tape:
     def append(self, primitive, args, static, saved, parents, value) -> Traced:
         if isinstance(value, Array):
             value.flags.writeable = False  # a later in-place write would falsify what the VJPs saved
+        elif type(value) is float:
+            value = np.float64(value)  # a number with shape and dtype
         self.nodes.append(Node(primitive, args, static, saved, parents, value))
         return Traced(value, self, len(self.nodes) - 1)
 
@@ -130,7 +135,8 @@ class Primitive:
             return arg
         array = arg if isinstance(arg, (Array, np.generic)) else np.asarray(arg)
         if array.dtype.kind not in "biufc":
-            name = list(self.signature.parameters)[position] if position < len(self.signature.parameters) else position
+            names = [name for name in self.signature.parameters if name not in self.static_names]
+            name = names[min(position, len(names) - 1)]
             raise ValueError(f"{self.__name__}: argument {name} has dtype {array.dtype}, expected numbers")
         return array
 
@@ -146,6 +152,9 @@ def primitive(forward: Callable[..., tuple[Any, Any]]) -> Primitive:
 
 NUMPY: dict[np.ufunc, Primitive] = {}
 """NumPy's ufuncs that work on traced values, so that ``np.exp(x)`` in a reader's own loss does what it says."""
+
+
+_COMPARISONS = {np.less, np.less_equal, np.greater, np.greater_equal, np.equal, np.not_equal}
 
 
 class Traced:
@@ -252,14 +261,19 @@ class Traced:
         return reshape(self, shape=shape[0] if len(shape) == 1 else shape)
 
     def transpose(self, *axes):
-        return transpose(self, axes=(axes[0] if len(axes) == 1 else axes) or None)
+        if len(axes) == 1 and not isinstance(axes[0], int):
+            axes = axes[0]
+        return transpose(self, axes=axes or None)
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
         if "out" in kwargs:
             raise ValueError(f"numpy.{ufunc.__name__} would write into an array that is being traced; make a new array")
+        if ufunc in _COMPARISONS:
+            return ufunc(*map(_plain, inputs), **kwargs)
         if method != "__call__" or kwargs or ufunc not in NUMPY:
+            called = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
             raise ValueError(
-                f"numpy.{ufunc.__name__} has no vector-Jacobian product here; known: "
+                f"numpy.{called}{' with keywords' if kwargs else ''} has no vector-Jacobian product here; known: "
                 + ", ".join(sorted(known.__name__ for known in NUMPY))
             )
         return NUMPY[ufunc](*inputs)
@@ -312,14 +326,16 @@ def vjp(f: Callable, *args: Tree, **static) -> tuple[Any, Callable[[Any], tuple]
     leaves: list[Any] = []
 
     def trace(leaf):
-        leaf = np.asarray(leaf)
-        leaves.append(leaf)
-        if leaf.dtype.kind == "c":
-            raise ValueError("the derivative with respect to a complex array is not defined here")
-        if leaf.dtype.kind != "f":
+        if type(leaf) is Traced:
+            raise ValueError("the engine is first order only: a traced value cannot be differentiated a second time")
+        array = np.asarray(leaf)
+        leaves.append(array)
+        if leaf is None or array.dtype.kind in "iub":
             tape.nodes.append(None)  # keeps leaf number i at tape index i
             return leaf
-        return tape.append(None, (), {}, None, (), leaf.view())
+        if array.dtype.kind != "f":
+            raise ValueError(f"no derivative by a {type(leaf).__name__} of dtype {array.dtype}: give real numbers")
+        return tape.append(None, (), {}, None, (), array.view())
 
     traced = [tree_map(trace, arg) for arg in args]
     out = f(*traced, **static)
@@ -382,6 +398,8 @@ def _sweep(tape: Tape, start: int, dy, *, free: bool = True) -> dict[int, Any]:
                 continue
             if callable(dx):
                 dx = dx()
+            if type(dx) is not Array:
+                dx = np.asarray(dx)
             if dx.shape != arg.shape:
                 raise ValueError(f"{node.primitive.__name__}: VJP gave shape {dx.shape} for an argument of {arg.shape}")
             if dx.dtype != arg.dtype:
@@ -605,7 +623,8 @@ def negative_vjp(dy, saved, x):
 def power(x, p):
     """``x ** p`` with broadcasting (:eq:`eq-power`).
 
-    The derivative in ``p`` needs ``x > 0`` (it contains ``log x``); the one in ``x`` is taken as 0 where ``p`` is 0.
+    The derivative in ``p`` needs ``x >= 0`` (it contains ``log x``) and is taken as 0 where ``x`` is 0, as PyTorch
+    does; the one in ``x`` is taken as 0 where ``p`` is 0.
     """
     return x**p, None
 
@@ -613,11 +632,18 @@ def power(x, p):
 @power.defvjp
 def power_vjp(dy, saved, x, p):
     """:eq:`eq-power-vjp`."""
-    # Where p = 0 the function is constant, also at x = 0, where p x^(p-1) would read 0 * inf.
-    return (
-        lambda: unbroadcast(dy * p * x ** np.where(np.equal(p, 0), 1, p - 1).astype(np.result_type(x, p)), np.shape(x)),
-        lambda: unbroadcast(dy * x**p * np.log(x), np.shape(p)),
-    )
+
+    def dx():
+        # Where p = 0 the function is constant, also at x = 0, where p x^(p-1) would read 0 * inf.
+        below = np.where(np.equal(p, 0), 1, p - 1) if np.ndim(p) else p - 1 if p else 1
+        return unbroadcast(dy * p * x**below, np.shape(x))
+
+    def dp():
+        # 0^p is 0 for all p > 0, so its derivative is 0 there, where x^p log x would read 0 * -inf.
+        base = np.where(np.equal(x, 0) & np.greater_equal(p, 0), 1, x)
+        return unbroadcast(dy * x**p * np.log(base).astype(dy.dtype), np.shape(p))
+
+    return dx, dp
 
 
 @primitive
@@ -776,10 +802,11 @@ def mean(x, *, axis=None, keepdims=False):
     Raises:
         ValueError: there is nothing to average.
     """
-    count = np.size(x) if axis is None else np.prod([np.shape(x)[i] for i in np.atleast_1d(axis)], dtype=int)
+    axes = range(np.ndim(x)) if axis is None else normalize_axis_tuple(axis, np.ndim(x))
+    count = math.prod(np.shape(x)[i] for i in axes)
     if count == 0:
         raise ValueError(f"mean: nothing to average in shape {np.shape(x)} over axis {axis}")
-    return np.mean(x, axis=axis, keepdims=keepdims), int(count)
+    return np.mean(x, axis=axis, keepdims=keepdims), count
 
 
 @mean.defvjp
@@ -818,8 +845,15 @@ def reshape_vjp(dy, saved, x, *, shape):
 
 @primitive
 def transpose(x, *, axes=None):
-    """Permute axes; reverse them if ``axes`` is None (:eq:`eq-transpose`)."""
-    return np.transpose(x, axes), None
+    """Permute axes; reverse them if ``axes`` is None (:eq:`eq-transpose`).
+
+    Raises:
+        ValueError: ``axes`` is not a permutation of the axes (names it and the shape).
+    """
+    try:
+        return np.transpose(x, axes), None
+    except ValueError:
+        raise ValueError(f"transpose: shape {np.shape(x)} has no permutation of axes {axes}") from None
 
 
 @transpose.defvjp
@@ -830,15 +864,26 @@ def transpose_vjp(dy, saved, x, *, axes=None):
 
 @primitive
 def getitem(x, *, index):
-    """``x[index]``, any NumPy index (:eq:`eq-getitem`). An entry picked twice receives both cotangents."""
-    return np.asarray(x)[index], None
+    """``x[index]``, any NumPy index (:eq:`eq-getitem`). An entry picked twice receives both cotangents.
+
+    Raises:
+        ValueError: the index does not fit (names it and the shape).
+    """
+    try:
+        return np.asarray(x)[index], None
+    except IndexError as problem:
+        raise ValueError(f"getitem: index {index} does not fit shape {np.shape(x)}: {problem}") from None
 
 
 @getitem.defvjp
 def getitem_vjp(dy, saved, x, *, index):
     """:eq:`eq-getitem-vjp`."""
     dx = np.zeros_like(x)
-    np.add.at(dx, index, dy)  # dx[index] += dy would count a repeated index once
+    parts = index if isinstance(index, tuple) else (index,)
+    if any(isinstance(part, (list, Array)) for part in parts):
+        np.add.at(dx, index, dy)  # dx[index] += dy would count a repeated index once
+    else:
+        dx[index] = dy  # many times faster, and slices repeat nothing
     return (dx,)
 
 
@@ -850,8 +895,8 @@ def concatenate(*xs, axis=0):
         ValueError: the other sizes differ (names all shapes).
     """
     try:
-        return np.concatenate(xs, axis), None
-    except ValueError:
+        return np.concatenate(xs, operator.index(axis)), None
+    except (TypeError, ValueError):
         raise ValueError(f"concatenate: shapes {[np.shape(x) for x in xs]} do not fit along axis {axis}") from None
 
 
