@@ -15,6 +15,7 @@ PyTorch ``state_dict``. torch is imported only by the functions that need it: :f
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -117,7 +118,7 @@ def fit(
         run = _resume(checkpoint, params, identity, rng)
         if len(run.history["lr"]) > epochs:
             raise ValueError(f"{checkpoint} is at epoch {len(run.history['lr'])}, beyond the {epochs} asked for")
-    gradient = value_and_grad(loss)
+    gradient = value_and_grad(functools.partial(_finite, loss))
 
     with _progress_bar(progress, steps_per_epoch, epochs, len(run.history["lr"])) as bar:
         for epoch in range(len(run.history["lr"]), epochs):
@@ -129,15 +130,9 @@ def fit(
                 step = epoch * steps_per_epoch + i
                 rate = float(lr(step) if callable(lr) else lr)
                 rows = order[i * batch_size : (i + 1) * batch_size]
-                value, grads = gradient(run.params, x[rows], y[rows])
-                value = float(value)
-                if not math.isfinite(value):
-                    raise FloatingPointError(
-                        f"the loss is {value} at step {step} in epoch {epoch} (both count from 0), learning rate "
-                        f"{rate:g}; a smaller learning rate is the first thing to try"
-                    )
+                value, grads = gradient(run.params, x[rows], y[rows], place=(step, epoch, rate))
                 run.params, run.state = step_function(run.params, grads, run.state, lr=rate, **hyperparameters)
-                total += value * len(rows)
+                total += float(value) * len(rows)
                 bar.update()
             run.history["train_loss"].append(total / len(x))
             run.history["lr"].append(rate)
@@ -161,6 +156,18 @@ class _Run:
     best_params: Tree
     best_epoch: int = -1
     lowest: float = math.inf
+
+
+def _finite(loss, params, x, y, *, place):
+    value = loss(params, x, y)
+    plain = getattr(value, "value", value)
+    if not np.all(np.isfinite(plain)):
+        step, epoch, rate = place
+        raise FloatingPointError(
+            f"the loss is {plain} at step {step} in epoch {epoch} (both count from 0), learning rate {rate:g}; "
+            "a smaller learning rate is the first thing to try"
+        )
+    return value
 
 
 def _validate(run, epoch, loss, validation, metric):
