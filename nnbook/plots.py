@@ -46,8 +46,14 @@ COLOURS: dict[str, str] = {
     "right": BLUE,
     "wrong": VERMILLION,
     "accent": PURPLE,
+    "blue": BLUE,
+    "orange": VERMILLION,
+    "green": GREEN,
+    "purple": PURPLE,
+    "grey": GREY,
 }
-"""What a colour means: the same thing has the same colour in every figure."""
+"""What a colour means: the same thing has the same colour in every figure. The hues stand for all that has no meaning
+of its own; there is no black and no white, because either would vanish on one of the two pages."""
 
 CLASS_COLOURS = (
     *(BLUE, VERMILLION, GREEN, PURPLE),
@@ -103,6 +109,21 @@ STYLE: dict[Any, Any] = {
     "image.interpolation": "nearest",
 }
 """matplotlib settings of the book, apart from the colour cycle."""
+
+
+def __getattr__(name: str):
+    """The colour maps ``DIVERGING`` (blue, nothing, vermillion) and ``SEQUENTIAL`` (nothing, blue).
+
+    Their neutral end is transparent, so that it is white on a white page and dark on a dark one.
+    """
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba
+
+    if name == "DIVERGING":
+        stops = [to_rgba(BLUE), to_rgba(BLUE, 0), to_rgba(VERMILLION, 0), to_rgba(VERMILLION)]
+        return LinearSegmentedColormap.from_list("diverging", list(zip((0, 0.5, 0.5, 1), stops, strict=True)))
+    if name == "SEQUENTIAL":
+        return LinearSegmentedColormap.from_list("sequential", [to_rgba(BLUE, 0), to_rgba(BLUE)])
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def style() -> dict[Any, Any]:
