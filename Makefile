@@ -48,7 +48,7 @@ notebooks: ready
 	@$(PY) tools/notebooks.py $(if $(ALL),--all)
 
 bench: ready
-	@for file in benchmarks/[a-z]*.py; do echo "===== $$file ====="; $(PY) "$$file" || exit 1; done
+	@$(PY) benchmarks/run.py
 
 pins: ready
 	@$(PY) tools/pins.py
