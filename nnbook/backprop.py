@@ -271,9 +271,9 @@ class Traced:
         if ufunc in _COMPARISONS:
             return ufunc(*map(_plain, inputs), **kwargs)
         if method != "__call__" or kwargs or ufunc not in NUMPY:
-            called = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
+            how = f".{method}" if method != "__call__" else " with keywords" if kwargs else ""
             raise ValueError(
-                f"numpy.{called}{' with keywords' if kwargs else ''} has no vector-Jacobian product here; known: "
+                f"numpy.{ufunc.__name__}{how} has no vector-Jacobian product here; known: "
                 + ", ".join(sorted(known.__name__ for known in NUMPY))
             )
         return NUMPY[ufunc](*inputs)
@@ -403,9 +403,15 @@ def _sweep(tape: Tape, start: int, dy, *, free: bool = True) -> dict[int, Any]:
             if dx.shape != arg.shape:
                 raise ValueError(f"{node.primitive.__name__}: VJP gave shape {dx.shape} for an argument of {arg.shape}")
             if dx.dtype != arg.dtype:
-                dx = dx.astype(arg.dtype)
+                dx = _cast(dx, arg.dtype, node.primitive)
             adjoints[parent] = adjoints[parent] + dx if parent in adjoints else dx
     return adjoints
+
+
+def _cast(dx, dtype, primitive: Primitive):
+    if dx.dtype.kind == "c" and dtype.kind != "c":
+        raise ValueError(f"{primitive.__name__}: a complex number entered a real computation; the engine is for reals")
+    return dx.astype(dtype)
 
 
 def _cotangents(node: Node, dy) -> tuple:
@@ -879,12 +885,16 @@ def getitem(x, *, index):
 def getitem_vjp(dy, saved, x, *, index):
     """:eq:`eq-getitem-vjp`."""
     dx = np.zeros_like(x)
-    parts = index if isinstance(index, tuple) else (index,)
-    if any(isinstance(part, (list, Array)) for part in parts):
-        np.add.at(dx, index, dy)  # dx[index] += dy would count a repeated index once
+    if all(map(_picks_once, index if isinstance(index, tuple) else (index,))):
+        dx[index] = dy
     else:
-        dx[index] = dy  # many times faster, and slices repeat nothing
+        np.add.at(dx, index, dy)  # much slower, but dx[index] += dy would count a repeated index once
     return (dx,)
+
+
+def _picks_once(part) -> bool:
+    mask = isinstance(part, Array) and part.dtype == bool
+    return mask or part is None or part is Ellipsis or isinstance(part, (int, np.integer, slice))
 
 
 @primitive
