@@ -944,12 +944,14 @@ def primitives() -> dict[str, Primitive]:
         ValueError: two modules define different primitives of the same name.
     """
     found: dict[str, Primitive] = {}
-    for module in sorted(m.name for m in pkgutil.iter_modules(nnbook.__path__)):
-        if module in _WITHOUT_PRIMITIVES or module.startswith("_"):
+    for name in sorted(m.name for m in pkgutil.iter_modules(nnbook.__path__)):
+        if name in _WITHOUT_PRIMITIVES or name.startswith("_"):
             continue
-        for value in vars(importlib.import_module(f"nnbook.{module}")).values():
-            if isinstance(value, Primitive) and found.setdefault(value.__name__, value) is not value:
-                raise ValueError(f"two primitives are called {value.__name__}")
+        module = importlib.import_module(f"nnbook.{name}")
+        for value in vars(module).values():
+            if isinstance(value, Primitive) and value.__module__ == module.__name__:  # not one that it imported
+                if found.setdefault(value.__name__, value) is not value:
+                    raise ValueError(f"two primitives are called {value.__name__}")
     return found
 
 

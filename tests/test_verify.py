@@ -522,7 +522,9 @@ def test_the_command_that_counts_planted_errors_prints_survivors(monkeypatch, ca
 
 
 def test_two_primitives_of_one_name_are_refused(monkeypatch):
-    monkeypatch.setattr(backprop, "other", variant("exp"), raising=False)
+    other = variant("exp")
+    other.__module__ = "nnbook.backprop"
+    monkeypatch.setattr(backprop, "other", other, raising=False)
     with pytest.raises(ValueError, match="two primitives are called exp"):
         verify.primitives()
 
