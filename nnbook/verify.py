@@ -949,9 +949,10 @@ def primitives() -> dict[str, Primitive]:
             continue
         module = importlib.import_module(f"nnbook.{name}")
         for value in vars(module).values():
-            if isinstance(value, Primitive) and value.__module__ == module.__name__:  # not one that it imported
-                if found.setdefault(value.__name__, value) is not value:
-                    raise ValueError(f"two primitives are called {value.__name__}")
+            # A module also sees the primitives that it imports; they count where they are defined.
+            own = isinstance(value, Primitive) and value.__module__ == module.__name__
+            if own and found.setdefault(value.__name__, value) is not value:
+                raise ValueError(f"two primitives are called {value.__name__}")
     return found
 
 
