@@ -18,6 +18,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 from sphinx_exercise.nodes import solution_node
+from sphinx_proof.nodes import proof_node
 
 CSS_PIXELS_PER_INCH = 96
 
@@ -146,6 +147,14 @@ def name_task_boxes(app: Sphinx, doctree: nodes.document, docname: str) -> None:
                 raw.rawsource = text
 
 
+def set_off_proofs(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """The first word of a proof in italics, as mathematicians print it."""
+    for node in doctree.findall(proof_node):
+        first = next(iter(node.findall(nodes.Text)), None)
+        if first is not None and first.startswith("Proof. "):
+            first.parent.replace(first, [nodes.emphasis("", "Proof."), nodes.Text(first[len("Proof.") :])])
+
+
 def forget_failed_build(app: Sphinx, exception: Exception | None) -> None:
     if app._warncount or exception is not None:
         (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)
@@ -156,6 +165,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
     app.setup_extension("myst_nb")
     app.setup_extension("sphinx_exercise")
+    app.setup_extension("sphinx_proof")
     app.add_config_value("comments_config", {}, "", dict)  # Jupyter Book sets it for an extension we do not load
     app.add_node(details, html=(visit_details, depart_details))
     app.add_node(summary, html=(visit_summary, depart_summary))
@@ -164,5 +174,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", forget_failed_build)
     app.connect("doctree-resolved", size_images)
     app.connect("doctree-resolved", fold_dropdowns)
+    app.connect("doctree-resolved", set_off_proofs)
     app.connect("doctree-resolved", name_task_boxes)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,15 +1,14 @@
 """Mathematics as finished HTML: KaTeX runs at build time, and the page needs no script for it.
 
 sphinxcontrib-katex brings the render server; this extension points it to the Node and the KaTeX of
-:mod:`npm_packages`, copies style sheet and fonts into the site, hands every formula the macros of ``nnbook_macros``,
-and turns a formula that KaTeX refuses into a warning at its source line, where sphinxcontrib-katex would print it red.
+:mod:`npm_packages`, hands every formula the macros of ``nnbook_macros``, and turns a formula that KaTeX refuses into a
+warning at its source line, where sphinxcontrib-katex would print it in red. Style sheet and fonts: :mod:`site_fonts`.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,22 @@ from sphinx.util.math import get_node_equation_number
 
 logger = logging.getLogger(__name__)
 
-FONTS_OF_EVERY_FORMULA = ("KaTeX_Main-Regular", "KaTeX_Math-Italic")
+
+class RenderServer(katex.KaTeXServer):
+    """The render server, reached over a local port.
+
+    Over a socket file its start is a race: the file exists a moment before the server listens, and the connection is
+    refused. It also outlives a build that ends without clean-up, unless it watches its standard input.
+    """
+
+    @classmethod
+    def build_command(cls, socket: Path | None = None, port: int | None = None) -> list[str]:
+        node, *rest = super().build_command(socket, port)
+        return [node, "--require", str(Path(__file__).with_name("exit_with_parent.js")), *rest]
+
+    @classmethod
+    def start_server_process(cls, rundir: Path, timeout: float):
+        return cls.start_network_socket(rundir, timeout)
 
 
 def configure(app: Sphinx, config: Config) -> None:
@@ -35,6 +49,7 @@ def configure(app: Sphinx, config: Config) -> None:
     except npm_packages.NpmError as error:
         raise ExtensionError(str(error)) from None
     config.katex_js_path = str(dist / "katex.min.js")
+    katex.KaTeXServer = RenderServer
     katex.STARTUP_TIMEOUT = 60.0
     katex.RENDER_TIMEOUT = 60.0
     katex.KATEX_DEFAULT_OPTIONS = {
@@ -44,28 +59,6 @@ def configure(app: Sphinx, config: Config) -> None:
         "macros": dict(config.nnbook_macros),
     }
     render.cache_clear()
-
-
-def copy_katex(app: Sphinx) -> None:
-    """Style sheet and WOFF2 fonts of KaTeX into the site."""
-    if app.builder.format != "html":
-        return
-    source = npm_packages.NODE_MODULES / "katex" / "dist"
-    target = Path(app.outdir) / "_static" / "katex"
-    (target / "fonts").mkdir(parents=True, exist_ok=True)
-    for font in source.glob("fonts/*.woff2"):
-        shutil.copyfile(font, target / "fonts" / font.name)
-    css = (source / "katex.min.css").read_text(encoding="utf-8")
-    css = re.sub(r',\s*url\([^)]*\)\s*format\("?(?:woff|truetype)"?\)', "", css)  # every browser of today reads WOFF2
-    (target / "katex.min.css").write_text(css, encoding="utf-8")
-
-
-def add_fonts_to_context(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree) -> None:
-    """Name the fonts to preload on a page with formulas (see ``layout.html``)."""
-    has_math = doctree is not None and any(
-        isinstance(node, nodes.math | nodes.math_block) for node in doctree.findall(nodes.Element)
-    )
-    context["katex_fonts"] = FONTS_OF_EVERY_FORMULA if has_math else ()
 
 
 @functools.cache
@@ -118,6 +111,4 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.registry.html_inline_math_renderers["katex"] = (visit_math, None)
     app.registry.html_block_math_renderers["katex"] = (visit_math_block, None)
     app.connect("config-inited", configure)
-    app.connect("builder-inited", copy_katex)
-    app.connect("html-page-context", add_fonts_to_context)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
