@@ -436,7 +436,8 @@ def mackey_glass(
     """The delay equation of Mackey and Glass :cite:`mackey1977`, chaotic for ``tau`` above about 16.8.
 
     ``dx/dt = beta x(t - tau) / (1 + x(t - tau)^exponent) - gamma x(t)``, integrated by the classical Runge-Kutta method
-    and sampled at every unit of time. Halfway between its steps the delayed value is interpolated by a cubic.
+    and sampled at every unit of time. Halfway between its steps the delayed value is the mean of its neighbours, which
+    leaves an error of order ``steps**-2``, relative to the value below 1e-4 in the first four delays.
 
     Args:
         n: number of samples.
@@ -451,31 +452,29 @@ def mackey_glass(
         ``(n,)`` float32.
 
     Raises:
-        ValueError: n or steps below 1, discard negative, tau not a positive multiple of ``1 / steps`` or too short for
-            the interpolation (fewer than 3 steps).
+        ValueError: n or steps below 1, discard negative, tau not a positive multiple of ``1 / steps``.
     """
     _check_rng(rng)
     delay = round(tau * steps)
     if n < 1 or steps < 1 or discard < 0:
         raise ValueError(f"need n >= 1, steps >= 1, discard >= 0, not {n}, {steps}, {discard}")
-    if delay < 3 or not math.isclose(delay, tau * steps):
-        raise ValueError(f"tau must be a multiple of 1/{steps}, and at least 3 of them, not {tau}")
+    if delay < 1 or not math.isclose(delay, tau * steps):
+        raise ValueError(f"tau must be a positive multiple of 1/{steps}, not {tau}")
     h = 1 / steps
-    x = [float(rng.uniform(0.5, 1.5) if start is None else start)] * (delay + 2)  # x[i] is at time (i - delay - 1) h
+    x = [float(rng.uniform(0.5, 1.5) if start is None else start)] * (delay + 1)  # x[i] is at time (i - delay) h
 
     def gain(delayed):
         return beta * delayed / (1 + delayed**exponent)
 
-    for i in range(delay + 1, delay + 1 + (discard + n) * steps):
-        before, first, last, after = x[i - delay - 1 : i - delay + 3]
-        middle = (9 * (first + last) - before - after) / 16
-        now = x[i]
+    for i in range((discard + n) * steps):
+        first, last, now = x[i], x[i + 1], x[-1]
+        middle = (first + last) / 2
         k1 = gain(first) - gamma * now
         k2 = gain(middle) - gamma * (now + h / 2 * k1)
         k3 = gain(middle) - gamma * (now + h / 2 * k2)
         k4 = gain(last) - gamma * (now + h * k3)
         x.append(now + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4))
-    return np.array(x[delay + 1 + steps * (discard + 1) :: steps], np.float32)
+    return np.array(x[delay + steps * (discard + 1) :: steps], np.float32)
 
 
 def sunspots() -> tuple[Array, Array]:
