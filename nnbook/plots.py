@@ -282,15 +282,21 @@ def function_and_derivative(
     ax = _axes(ax)
     ax.axhline(0, color=GREY, linewidth=0.6)
     ax.axvline(0, color=GREY, linewidth=0.6)
-    ax.plot(*_broken(x, value, kinks), color=COLOURS["value"], label=name)
-    ax.plot(*_broken(x, slope, kinks), color=COLOURS["gradient"], linestyle=(0, (5, 1.5)), label="derivative")
+    ax.plot(*broken(x, value, kinks), color=COLOURS["value"], label=name)
+    ax.plot(*broken(x, slope, kinks), color=COLOURS["gradient"], linestyle=(0, (5, 1.5)), label="derivative")
     ax.set(xlabel="x")
     ax.legend()
     return ax
 
 
-def _broken(x, y, kinks):
-    """Leave out the points on the kinks and put nan in their place."""
+def broken(x, y, kinks: Sequence[float]):
+    """Break a curve at its kinks: ``(x, y)`` with nan in ``y`` there, so that no steep line joins the two sides.
+
+    Args:
+        x: ``(N,)`` places in ascending order.
+        y: ``(N,)`` values.
+        kinks: where to break; places that are missing in ``x`` are inserted.
+    """
     y = np.array(y, float)
     for kink in kinks:
         near = np.isclose(x, kink, rtol=0, atol=1e-9)

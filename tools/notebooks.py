@@ -158,7 +158,7 @@ def cell_problems(cell: Any) -> Iterator[str]:
         yield "is empty"
     if re.search(r"(?m)^\s*[!%]+\s*(?:pip|conda)", cell.source):
         yield "installs packages"
-    if not cell.outputs and must_show(cell.source):
+    if cell.execution_count and not cell.outputs and must_show(cell.source):
         yield "shows something, but no output is stored"
     for output in cell.outputs:
         if output.output_type == "stream" and output.name == "stderr":
