@@ -3,6 +3,7 @@
 * Pictures get their size in CSS pixels, so that nothing moves while they load.
 * Admonitions and solutions of class ``dropdown`` become ``<details>``: no script, and closed from the start.
 * Hidden cells and task lists get the names that assistive technology needs.
+* Files that no page asks for are left out.
 * A build with warnings forgets its environment, or the next one would find nothing to do and pass.
 """
 
@@ -10,12 +11,14 @@ from __future__ import annotations
 
 import html
 import re
+import shutil
 import struct
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.writers.html5 import HTML5Translator
 from sphinx_exercise.nodes import solution_node
 from sphinx_proof.nodes import proof_node
@@ -160,6 +163,22 @@ def forget_failed_build(app: Sphinx, exception: Exception | None) -> None:
         (Path(app.doctreedir) / "environment.pickle").unlink(missing_ok=True)
 
 
+def forget_module_pages(app: Sphinx, env: BuildEnvironment, docnames: list[str]) -> None:
+    """Have viewcode write its pages anew: it compares dates only and would keep one that lacks new anchors."""
+    if docnames and app.builder.format == "html":
+        shutil.rmtree(Path(app.outdir) / "_modules", ignore_errors=True)
+
+
+def trim_site(app: Sphinx, exception: Exception | None) -> None:
+    """Leave out what the theme copies and no page asks for: 7 MB of icon scripts, source maps and templates."""
+    if exception is not None or app.builder.format != "html":
+        return
+    static = Path(app.outdir) / "_static"
+    for pattern in ("scripts/fontawesome.js*", "**/*.map", "**/*.ttf", "*webpack-macros.html"):
+        for path in static.glob(pattern):
+            path.unlink()
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     from myst_nb.sphinx_ext import HideCodeCellNode
 
@@ -171,6 +190,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_node(summary, html=(visit_summary, depart_summary))
     app.add_node(nodes.image, override=True, html=(visit_image, depart_image))
     app.add_node(HideCodeCellNode, override=True, html=(visit_hidden_cell, depart_hidden_cell))
+    app.connect("env-before-read-docs", forget_module_pages)
+    app.connect("build-finished", trim_site)
     app.connect("build-finished", forget_failed_build)
     app.connect("doctree-resolved", size_images)
     app.connect("doctree-resolved", fold_dropdowns)
