@@ -433,9 +433,9 @@ def confusion_matrix(matrix, names: Sequence[str] | None = None, *, ax: Axes | N
     return ax
 
 
-CELL_RIGHT = ("#5A7486", "#0067A1")
-CELL_WRONG = ("#86705F", "#B04C00")
-"""Cells of a confusion matrix from the smallest to the largest count; white text has contrast 4.5 on all of them."""
+CELL_RIGHT = ("#4C6373", "#0060A0")
+CELL_WRONG = ("#6A594C", "#9C4400")
+"""Cells of a confusion matrix, smallest to largest count; white text has contrast 4.5 on them, brightened or not."""
 
 
 def mix(start: str, end: str, share: float) -> tuple[float, float, float]:
@@ -469,7 +469,7 @@ def image_grid(
             black (0, or the smallest value of all if one is below 0) to white (1, or the largest if above).
         labels: N labels.
         columns: images in a row.
-        signed: for weights and other signed values: blue below zero, vermillion above, one scale for all.
+        signed: for weights and the like: blue below zero, light grey at zero, vermillion above, one scale for all.
         wrong: N flags; labels with a true flag stand in vermillion.
         ax: axes to draw into.
 
@@ -516,12 +516,13 @@ def _grey(images):
 
 
 def _signed(images):
-    """Blue for negative, white for zero, vermillion for positive, in RGBA."""
+    """Blue for negative, light grey for zero, vermillion for positive, in RGBA."""
     from matplotlib.colors import to_rgb
 
     share = images / (np.abs(images).max() or 1.0)
     ends = np.where(share[..., None] < 0, to_rgb(BLUE), to_rgb(VERMILLION))
-    colours = 1 - np.abs(share)[..., None] * (1 - ends)
+    zero = 0.83  # the site's brightening makes this white; above it small values would be lost on the dark page
+    colours = zero + np.abs(share)[..., None] * (ends - zero)
     return np.concatenate([colours, np.ones_like(colours[..., :1])], axis=-1)
 
 

@@ -4,6 +4,7 @@ import io
 import itertools
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -19,6 +20,8 @@ from nnbook import plots
 from nnbook.backprop import Step, exp, maximum, primitive, record
 
 mpl.use("Agg")
+
+ROOT = Path(__file__).resolve().parents[1]
 
 WHITE, DARK = "#ffffff", "#14181e"
 """The pages of the book: its theme's light and dark background."""
@@ -51,6 +54,11 @@ def contrast(a, b):
     return (light + 0.05) / (dark + 0.05)
 
 
+def brightened(colour):
+    """What the site makes of a colour in dark mode (book/_static/book.css)."""
+    return np.minimum(1.2 * np.array(to_rgb(colour)), 1)
+
+
 # What dichromats see of linear red, green, blue: Machado, Oliveira and Fernandes (2009), severity 1.
 VISION = {
     "normal": np.eye(3),
@@ -73,11 +81,16 @@ def lab(rgb):
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 
 
+def test_the_site_brightens_figures_as_assumed_here():
+    rules = (ROOT / "book" / "_static" / "book.css").read_text(encoding="utf-8")
+    assert 'html[data-theme="dark"] .bd-content div.cell_output img { filter: brightness(1.2); }' in rules
+
+
 def test_text_is_readable_on_both_pages():
     assert contrast(plots.GREY, WHITE) >= 4.5
     assert contrast(plots.GREY, DARK) >= 3.9
     # The site shows figures brighter by a fifth in dark mode.
-    assert contrast(np.minimum(1.2 * np.array(to_rgb(plots.GREY)), 1), DARK) >= 4.5
+    assert contrast(brightened(plots.GREY), DARK) >= 4.5
 
 
 def test_no_grey_could_do_better_on_both_pages_at_once():
@@ -112,6 +125,7 @@ def test_classes_differ_by_marker_too():
 @given(st.floats(0, 1), st.sampled_from([plots.CELL_RIGHT, plots.CELL_WRONG]))
 def test_white_counts_are_readable_on_every_cell(share, ends):
     assert contrast(plots.mix(*ends, share), WHITE) >= 4.5
+    assert contrast(brightened(plots.mix(*ends, share)), WHITE) >= 4.5
 
 
 def test_colour_maps_begin_at_the_page():
@@ -446,10 +460,11 @@ def test_grey_is_absolute_in_the_unit_interval_and_relative_beyond():
     assert wide[-1, :, 0].tolist() == [0, 1]
 
 
-def test_signed_images_are_white_at_zero():
+def test_signed_images_are_light_grey_at_zero():
     tile = plots.image_grid(np.array([[[-2.0, 0.0, 2.0]]]), signed=True).images[0].get_array()[-1]
-    assert np.allclose(tile[:, :3], [to_rgb(plots.BLUE), (1, 1, 1), to_rgb(plots.VERMILLION)])
-    assert np.all(plots.image_grid(np.zeros((1, 2, 2)), signed=True).images[0].get_array()[1:] == 1)
+    assert np.allclose(tile[:, :3], [to_rgb(plots.BLUE), (0.83, 0.83, 0.83), to_rgb(plots.VERMILLION)])
+    blank = plots.image_grid(np.zeros((1, 2, 2)), signed=True).images[0].get_array()[1:]
+    assert np.all(blank[..., :3] == 0.83)
 
 
 def test_wrong_labels_are_marked():
