@@ -1,0 +1,243 @@
+"""The tools behind the Makefile: clear messages, nothing done twice, nothing stale passed off as fresh."""
+
+import ast
+import importlib.util
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def tool(name):
+    spec = importlib.util.spec_from_file_location(f"tool_{name}", ROOT / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+setup_env, pins, book, serve, run_tests = map(tool, ("setup_env", "pins", "book", "serve", "run_tests"))
+
+
+def make(*arguments):
+    if shutil.which("make") is None:
+        pytest.skip("there is no make here")
+    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+# Set-up
+
+
+def test_an_old_python_gets_a_message_and_not_a_syntax_error():
+    ast.parse((ROOT / "tools" / "setup_env.py").read_text(encoding="utf-8"), feature_version=(3, 6))
+    message = setup_env.problem(version=(3, 9, 18))
+    assert "needs Python 3.11 or later" in message
+    assert "make PYTHON=" in message
+
+
+def test_a_python_without_venv_gets_the_name_of_the_debian_package():
+    message = setup_env.problem(modules=("a_module_that_nobody_has",))
+    assert "python3-venv" in message
+    assert f"python{sys.version_info[0]}.{sys.version_info[1]}-venv" in message
+
+
+def test_this_python_will_do():
+    assert setup_env.problem() is None
+
+
+def test_set_up_is_asked_again_exactly_when_its_inputs_change(tmp_path, monkeypatch):
+    for name in setup_env.INPUTS:
+        (tmp_path / name).write_text(name)
+    (tmp_path / "node_modules").mkdir()
+    python = tmp_path / "python"
+    python.write_text("")
+    monkeypatch.setattr(setup_env, "ROOT", str(tmp_path))
+    monkeypatch.setattr(setup_env, "PYTHON", str(python))
+    monkeypatch.setattr(setup_env, "READY", str(tmp_path / ".ready"))
+    assert not setup_env.is_ready()
+    (tmp_path / ".ready").write_text(setup_env.fingerprint() + "\n")
+    assert setup_env.is_ready()
+    (tmp_path / "requirements.txt").touch()
+    assert setup_env.is_ready(), "a new time stamp is no change"
+    (tmp_path / "requirements.txt").write_text("numpy==2.0")
+    assert not setup_env.is_ready()
+
+
+def test_set_up_goes_by_the_folder_in_which_it_stands(tmp_path, monkeypatch):
+    """An environment that was copied along with its folder points to the old place."""
+    for name in setup_env.INPUTS:
+        (tmp_path / name).write_text(name)
+    before = setup_env.fingerprint()
+    monkeypatch.setattr(setup_env, "ROOT", str(tmp_path))
+    assert setup_env.fingerprint() != before
+
+
+def test_nothing_is_made_where_python_is_missing():
+    done = make("PYTHON=/no/such/python3", "book")
+    assert done.returncode != 0
+    assert "No Python found under the name '/no/such/python3'" in done.stderr
+
+
+def test_help_is_the_default_and_lists_every_target():
+    done = make()
+    assert done.returncode == 0, done.stderr
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1].split()
+    for target in set(phony) - {"help", "ready"}:
+        assert f"make {target}" in done.stdout, target
+
+
+# Pins
+
+
+def test_requirements_pin_everything_that_the_environment_needs():
+    """Run against the pinned versions this also holds the markers for other platforms."""
+    lines = pins.FILE.read_text(encoding="utf-8").splitlines()
+    for line in lines:
+        assert not line or line.startswith("#") or pins.PIN.match(line), line
+    names = [pins.canonicalize_name(pins.PIN.match(line)[1]) for line in lines if pins.PIN.match(line)]
+    assert len(names) == len(set(names))
+    here = pins.closure(names, pins.installed(), pins.environments()[0])
+    assert here <= set(names)
+
+
+def test_no_pin_names_a_local_build_or_an_address():
+    text = pins.FILE.read_text(encoding="utf-8")
+    assert "+" not in "".join(line for line in text.splitlines() if not line.startswith("#"))
+    assert "//" not in text
+
+
+def test_markers_are_as_short_as_can_be():
+    everywhere = {(v, s) for v in pins.PYTHONS for s in pins.SYSTEMS}
+    assert pins.marker(everywhere) == ""
+    assert pins.marker({x for x in everywhere if x[1] == "win32"}) == '; sys_platform == "win32"'
+    assert pins.marker({x for x in everywhere if x[1] != "win32"}) == '; sys_platform != "win32"'
+    assert pins.marker({x for x in everywhere if x[0] == "3.11"}) == '; python_version < "3.12"'
+    assert pins.marker({("3.11", "linux"), ("3.12", "win32")}) == ""
+
+
+def test_the_newest_run_keeps_the_limits_that_are_meant():
+    loose = pins.loose(pins.FILE.read_text(encoding="utf-8")).splitlines()
+    assert "jupyter-book<2" in loose
+    assert "numpy" in loose
+    assert not any("==" in line for line in loose)
+
+
+# Book
+
+
+def test_the_book_is_stale_when_a_source_changes_and_not_before(tmp_path):
+    for folder in ("book", "chapters", "nnbook/__pycache__"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("requirements.txt", "package-lock.json", "book/intro.md", "nnbook/a.py", "nnbook/__pycache__/a.pyc"):
+        (tmp_path / name).write_text(name)
+    before = book.fingerprint(tmp_path)
+    (tmp_path / "nnbook/__pycache__/a.pyc").write_text("compiled again")
+    (tmp_path / "book/intro.md").touch()
+    assert book.fingerprint(tmp_path) == before
+    (tmp_path / "book/intro.md").write_text("another text")
+    assert book.fingerprint(tmp_path) != before
+
+
+def test_a_build_with_a_warning_fails_now_and_the_next_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(book, "ROOT", tmp_path)
+    monkeypatch.setattr(book, "BUILD", tmp_path / "_build")
+    monkeypatch.setattr(book, "STAMP", tmp_path / "_build" / "book.sha256")
+    monkeypatch.setattr(book, "COMMAND", (sys.executable, "-c", "raise SystemExit(1)"))
+    remembered = tmp_path / "_build" / "html" / ".doctrees"
+    remembered.mkdir(parents=True)
+    for name in ("requirements.txt", "package-lock.json"):
+        (tmp_path / name).write_text("")
+    assert book.build(all_pages=False) == 1
+    assert not remembered.exists()
+    assert not book.STAMP.exists()
+
+
+# Serving
+
+
+def test_serving_tells_what_to_do_when_the_port_is_taken(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert serve.main([str(port)]) == 1
+    assert f"make serve PORT={port + 1}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", ["eighty", "-1", "70000"])
+def test_serving_refuses_what_is_not_a_port(port, capsys):
+    assert serve.main([port]) == 1
+    assert port in capsys.readouterr().err
+
+
+def test_pages_are_served_to_this_machine_only(tmp_path):
+    (tmp_path / "index.html").write_text("a page")
+    server = serve.http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), serve.functools.partial(serve.Handler, directory=str(tmp_path))
+    )
+    with server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/index.html") as answer:
+            assert answer.read() == b"a page"
+            assert answer.headers["Cache-Control"] == "no-cache"
+        server.shutdown()
+        thread.join()
+
+
+# The table at the end of `make test`
+
+
+def test_the_table_says_what_failed_and_what_did_not_run():
+    outcomes = [
+        run_tests.Outcome("ruff", "passed", 1.0),
+        run_tests.Outcome("pytest", "FAILED", 61.0, "1 failed, 9 passed in 60.00s"),
+        run_tests.Outcome("browser", "not run", 0.0, "20 skipped in 0.10s"),
+    ]
+    table = run_tests.table(outcomes)
+    assert "FAILED: pytest; not run: browser" in table
+    assert "62 s" in table
+    assert "all passed" in run_tests.table(outcomes[:1])
+
+
+def test_one_failing_group_does_not_stop_the_others(monkeypatch, capfd):
+    fails, passes = [[sys.executable, "-c", f"print('closing line'); raise SystemExit({s})"] for s in (3, 0)]
+    monkeypatch.setattr(run_tests, "GROUPS", {"first": [fails], "second": [passes]})
+    assert run_tests.main([]) == 1
+    shown = capfd.readouterr().out
+    assert re.search(r"first +FAILED", shown)
+    assert re.search(r"second +passed", shown)
+    assert run_tests.main(["second"]) == 0
+    assert run_tests.main(["third"]) == 2
+
+
+# Workflows and hooks
+
+
+def test_workflows_and_hooks_are_valid_and_ask_no_foreign_host():
+    files = [*(ROOT / ".github" / "workflows").glob("*.yml"), ROOT / ".pre-commit-config.yaml"]
+    assert len(files) == 4
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert yaml.safe_load(text)
+        assert not re.search(r"https?://", text), f"{file.name} names an address"
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert repository["repo"] == "local"
+
+
+def test_what_is_run_on_the_machine_is_what_the_readme_says():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert script.rstrip().endswith("exec make test")
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+    assert "set -euo pipefail" in script
+    tested = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
+    assert tuple(tested["jobs"]["test"]["strategy"]["matrix"]["python-version"]) == pins.PYTHONS
