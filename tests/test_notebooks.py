@@ -75,7 +75,7 @@ def test_a_sound_notebook_has_no_problems():
         new_markdown_cell("# Title"),
         code(),
         code("print(1)", text("1\n")),
-        code("plot();", picture(), metadata=CAPTIONED),
+        code("_ = plot()", picture(), metadata=CAPTIONED),
         code("time()", text("3 s"), metadata={"tags": ["nbval-ignore-output"]}),
         code("f()"),
     )
@@ -92,6 +92,7 @@ FAULTS = {
     "its format": lambda: with_format(stored(code())),
     "exempt from comparison": lambda: stored(code(metadata=EXEMPT), code(metadata=EXEMPT), *(code() for _ in range(6))),
     "is empty": lambda: stored(code("  \n")),
+    "ends in a semicolon": lambda: stored(code("f();  ")),
     "installs packages": lambda: stored(code("!pip install x", text(""))),
     "no output is stored": lambda: stored(code("print(1)")),
     "but no output": lambda: stored(code("x = 2\nx + 1")),

@@ -158,6 +158,8 @@ def cell_problems(cell: Any) -> Iterator[str]:
         yield "is empty"
     if re.search(r"(?m)^\s*[!%]+\s*(?:pip|conda)", cell.source):
         yield "installs packages"
+    if cell.source.rstrip().endswith(";"):  # nbval runs cells without history, where IPython overlooks it
+        yield "ends in a semicolon, which hides a value from Jupyter but not from nbval; write `_ = ...`"
     if cell.execution_count and not cell.outputs and must_show(cell.source):
         yield "shows something, but no output is stored"
     for output in cell.outputs:
