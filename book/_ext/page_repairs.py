@@ -67,7 +67,11 @@ def size_images(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     first = True
     for node in doctree.findall(nodes.image):
         path = image_path(app, node["uri"])
-        if path.suffix.lower() == ".png" and path.is_file() and not node.get("width") and not node.get("height"):
+        given = [node[key] for key in ("width", "height") if node.get(key)]
+        # A retina picture of a notebook comes with both, as a style, and would be distorted on a narrow screen.
+        if path.suffix.lower() == ".png" and path.is_file() and (not given or len(given) == 2):
+            for key in ("width", "height"):
+                node.attributes.pop(key, None)
             node["css_size"] = png_size(path)
         node["lazy"] = not first
         first = False
