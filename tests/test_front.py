@@ -1,7 +1,6 @@
 """What the pages around the chapters say is so: README, Rosetta table, glossary, bibliography, citation."""
 
 import importlib
-import json
 import operator
 import re
 from functools import reduce
@@ -17,7 +16,6 @@ from nnbook.backprop import Primitive
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
 TRANSLATED = ("neurons", "losses")  # the chapters' modules: each public function has a row in the Rosetta table
-NO_IDENTIFIER = {"linnainmaa1970", "novikoff1962"}  # a thesis and a proceedings volume older than all identifiers
 
 
 def text(path):
@@ -89,16 +87,20 @@ def test_rows_have_as_many_cells_as_their_head_and_name_functions_that_exist():
 
 def test_every_name_in_the_pytorch_column_exists():
     torch = pytest.importorskip("torch")
+    starts = {"torch": torch, "F": torch.nn.functional, "nn": torch.nn, "optim": torch.optim}
     checked = 0
-    for row in rosetta_rows():
-        if len(row) != 4:
-            continue
-        for name in re.findall(r"`((?:torch|F|Tensor)\.[\w.]+)`", row[1]):
+    for ours, theirs, *_ in (row for row in rosetta_rows() if len(row) == 4):
+        names = re.findall(r"`((?:torch|F|nn)\.[\w.]+)`", theirs)
+        if theirs.startswith("same name"):
+            names = [f"F.{name}" for name in re.findall(r"losses\.(\w+)`", ours)]
+        if "nnbook.optimizers" in ours:
+            found = re.match(r"`(\w+)`", theirs)[1]
+            names = [f"optim.lr_scheduler.{found}" if found.endswith("LR") else f"optim.{found}"]
+        for name in names:
             head, *path = name.split(".")
-            start = {"torch": torch, "F": torch.nn.functional, "Tensor": torch.Tensor}[head]
-            reduce(getattr, path, start)
+            reduce(getattr, path, starts[head])
             checked += 1
-    assert checked > 40
+    assert checked >= 40, checked
 
 
 @pytest.mark.parametrize(
@@ -151,42 +153,10 @@ def bibliography():
     return parse_file(BOOK / "references.bib").entries
 
 
-def cited():
-    sources = [text(p.relative_to(ROOT)) for p in [*BOOK.glob("*.md"), *(ROOT / "nnbook").rglob("*.py")]]
-    for notebook in sorted((ROOT / "chapters").glob("*.ipynb")):
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-        sources += ["".join(c["source"]) for c in cells if c["cell_type"] == "markdown"]
-    return {
-        key.strip()
-        for source in sources
-        for keys in re.findall(r"cite(?::\w+)?\}?`([^`]+)`", source)
-        for key in keys.split(",")
-    }
-
-
-def test_every_key_that_is_cited_is_in_the_bibliography():
-    assert cited() - set(bibliography()) == set()
-
-
-def test_every_entry_can_be_found_by_its_identifier():
-    for key, entry in bibliography().items():
-        fields = entry.fields
-        assert {"doi", "eprint", "isbn", "url"} & set(fields) or key in NO_IDENTIFIER, f"{key} has no identifier"
-        if "doi" in fields:
-            assert re.fullmatch(r"10\.\d{4,9}/\S+", fields["doi"]), f"{key}: {fields['doi']} is no DOI"
-        if "eprint" in fields:
-            assert fields["archiveprefix"] == "arXiv"
-            assert re.fullmatch(r"\d{4}\.\d{4,5}|[a-z-]+/\d{7}", fields["eprint"]), f"{key}: {fields['eprint']}"
-        assert fields["title"]
-        assert fields["year"]
-        assert entry.persons or "publisher" in fields or "organization" in fields, f"{key} has no author"
-
-
 def test_no_work_stands_twice_in_the_bibliography():
     entries = bibliography()
     identifiers = [e.fields[kind].lower() for e in entries.values() for kind in ("doi", "eprint") if kind in e.fields]
     assert len(identifiers) == len(set(identifiers))
-    assert list(entries) == sorted(entries, key=str.lower)
 
 
 # Citation and licences
@@ -200,14 +170,6 @@ def test_the_citation_agrees_with_the_package():
     assert citation["title"] == config["title"]
     assert citation["authors"][0]["name"] == config["author"]
     assert f"version {nnbook.__version__}" in text("README.md")
-
-
-def test_the_address_of_the_repository_stands_in_one_place():
-    address = yaml.safe_load(text("book/_config.yml"))["repository"]["url"]
-    name = "/".join(address.split("/")[-2:])
-    files = [ROOT / p for p in ("README.md", "CONTRIBUTING.md", "CITATION.cff", "Makefile", "pyproject.toml")]
-    files += [*(ROOT / ".github").rglob("*.yml"), *(ROOT / "tools").glob("*.py"), *BOOK.glob("*.md")]
-    assert [str(f) for f in files if name in f.read_text(encoding="utf-8")] == []
 
 
 def test_both_licences_are_named_where_they_are_needed():
