@@ -610,5 +610,7 @@ def test_modules_are_listed_and_loaded_on_first_use():
         _ = nnbook.optimisers
 
 
-def test_the_version_stands_in_one_place():
+def test_the_version_is_the_same_wherever_it_stands():
     assert nnbook.__version__ == importlib.metadata.version("nnbook")
+    citation = Path(nnbook.__file__).parents[1] / "CITATION.cff"
+    assert f"version: {nnbook.__version__}" in citation.read_text(encoding="utf-8").splitlines()
