@@ -1,5 +1,7 @@
 """The built book behind a local server, and a Chromium to look at it with.
 
+``NNBOOK_SITE`` names another folder than ``_build/html``.
+
 Where there is no built book or no Chromium these tests are skipped and say why; ``NNBOOK_REQUIRE_BROWSER=1`` makes that
 a failure, so that continuous integration cannot lose them silently.
 """
@@ -19,7 +21,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-SITE = ROOT / "_build" / "html"
+SITE = Path(os.environ.get("NNBOOK_SITE", ROOT / "_build" / "html"))
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -70,7 +72,7 @@ def find_chromium(playwright: Any) -> str | None:
 @pytest.fixture(scope="session")
 def site() -> Path:
     if not (SITE / "index.html").is_file():
-        missing("there is no built book in _build/html: run `make book` first")
+        missing(f"there is no built book in {SITE}: run `make book` first")
     return SITE
 
 
