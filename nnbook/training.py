@@ -468,4 +468,4 @@ def relative_difference(params: Tree, others: Tree) -> float:
         found.append(float(distance / (np.max(np.abs(b), initial=0.0) or 1.0)))
 
     tree_map(compare, params, others)
-    return max(found)
+    return float(np.max(found))  # np.max keeps a nan, max would lose it

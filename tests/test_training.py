@@ -576,6 +576,7 @@ def test_relative_difference_is_the_worst_leaf():
     b = {"u": np.array([1.0, 2.5]), "v": {"w": np.array([10.5])}, "empty": np.zeros(0)}
     assert relative_difference(a, b) == pytest.approx(0.5 / 2.5)
     assert relative_difference({"u": np.zeros(2)}, {"u": np.zeros(2)}) == 0
+    assert np.isnan(relative_difference({"u": np.array([np.nan]), "v": np.ones(1)}, {"u": np.ones(1), "v": np.ones(1)}))
 
 
 # The package
