@@ -154,6 +154,20 @@ def name_task_boxes(app: Sphinx, doctree: nodes.document, docname: str) -> None:
                 raw.rawsource = text
 
 
+def single_brackets(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    """An equation's number brings its brackets along: a reference in brackets must not show two pairs."""
+    for link in list(doctree.findall(nodes.reference)):
+        if not re.fullmatch(r"\(\d+(\.\d+)*\)", link.astext()) or not isinstance(link.parent, nodes.TextElement):
+            continue
+        siblings = link.parent.children
+        place = siblings.index(link)
+        before = siblings[place - 1] if place else None
+        after = siblings[place + 1] if place + 1 < len(siblings) else None
+        if isinstance(before, nodes.Text) and isinstance(after, nodes.Text) and before[-1:] == "(" and after[:1] == ")":
+            link.parent.replace(before, nodes.Text(before[:-1]))
+            link.parent.replace(after, nodes.Text(after[1:]))
+
+
 def set_off_proofs(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     """The first word of a proof in italics, as mathematicians print it."""
     for node in doctree.findall(proof_node):
@@ -199,6 +213,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", forget_failed_build)
     app.connect("doctree-resolved", size_images)
     app.connect("doctree-resolved", fold_dropdowns)
+    app.connect("doctree-resolved", single_brackets)
     app.connect("doctree-resolved", set_off_proofs)
     app.connect("doctree-resolved", name_task_boxes)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -25,6 +25,7 @@ PRELOADED = (
     "fonts/source-serif-4-latin-wght-normal.woff2",
     "fonts/source-sans-3-latin-wght-normal.woff2",
 )
+PRELOADED_WITH_ITALICS = ("fonts/source-serif-4-latin-wght-italic.woff2",)
 PRELOADED_WITH_CODE = ("fonts/source-code-pro-latin-wght-normal.woff2",)
 PRELOADED_WITH_MATH = ("katex/fonts/KaTeX_Main-Regular.woff2", "katex/fonts/KaTeX_Math-Italic.woff2")
 
@@ -59,9 +60,12 @@ def preload_fonts(app: Sphinx, pagename: str, templatename: str, context: dict[s
     """What ``layout.html`` preloads on this page."""
     fonts = list(PRELOADED)
     if doctree is not None:
-        if next(iter(doctree.findall(nodes.literal_block)), None) or next(iter(doctree.findall(nodes.literal)), None):
+        kinds = {type(node) for node in doctree.findall(nodes.Element)}
+        if nodes.emphasis in kinds:
+            fonts += PRELOADED_WITH_ITALICS
+        if kinds & {nodes.literal, nodes.literal_block}:
             fonts += PRELOADED_WITH_CODE
-        if next(iter(doctree.findall(nodes.math)), None) or next(iter(doctree.findall(nodes.math_block)), None):
+        if kinds & {nodes.math, nodes.math_block}:
             fonts += PRELOADED_WITH_MATH
     context["preloaded_fonts"] = fonts
 
