@@ -45,7 +45,7 @@ GROUPS: dict[str, list[list[str]]] = {
         # loadscope keeps the cells of one notebook together, on one worker and one kernel
         pytest("chapters", "--nbval", f"--nbval-sanitize-with={SANITIZER}", "-n", "2", "--dist=loadscope"),
     ],
-    "browser": [pytest("tests/browser", "-rs")],
+    "browser": [pytest("tests/browser", "-rs", "-n", "2")],
 }
 
 

@@ -1,7 +1,5 @@
 """The built book behind a local server, and a Chromium to look at it with.
 
-``NNBOOK_SITE`` names another folder than ``_build/html``.
-
 Where there is no built book or no Chromium these tests are skipped and say why; ``NNBOOK_REQUIRE_BROWSER=1`` makes that
 a failure, so that continuous integration cannot lose them silently.
 """
@@ -18,10 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from built import ROOT, SITE
 
-ROOT = Path(__file__).resolve().parents[2]
-SITE = Path(os.environ.get("NNBOOK_SITE", ROOT / "_build" / "html"))
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -31,22 +27,6 @@ FLAGS = (
     "--disable-component-update",
     "--no-first-run",
 )
-
-
-def toc_pages() -> list[str]:
-    """Every page of the table of contents, as in ``chapters/01_neurons``, the root first."""
-    toc = yaml.safe_load((ROOT / "book" / "_toc.yml").read_text(encoding="utf-8"))
-    pages = [toc["root"]]
-
-    def collect(entries: list[dict[str, Any]]) -> None:
-        for entry in entries:
-            if "file" in entry:
-                pages.append(entry["file"])
-            for key in ("chapters", "sections"):
-                collect(entry.get(key, []))
-
-    collect(toc.get("parts", []) + toc.get("chapters", []))
-    return pages
 
 
 def missing(reason: str) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import pytest
 import yaml
-from conftest import ROOT, SITE, toc_pages
+from built import ROOT, SITE, toc_pages
 
 # Hosts that a reader may be sent to by a link. Nothing is ever loaded from them.
 LINKED_HOSTS = {
