@@ -23,13 +23,13 @@ addEventListener("load", reachScrollingBoxes);
 addEventListener("resize", reachScrollingBoxes);
 document.addEventListener("toggle", reachScrollingBoxes, true);
 
-// On paper everything is open, and black on white.
+// On paper solutions are open, and all is black on white.
 const folded = [];
 let theme = null;
 addEventListener("beforeprint", () => {
   theme = document.documentElement.dataset.theme;
   document.documentElement.dataset.theme = "light";
-  for (const block of document.querySelectorAll("details:not([open])")) {
+  for (const block of document.querySelectorAll("details:not([open], .hide)")) {
     folded.push(block);
     block.open = true;
   }
@@ -38,3 +38,13 @@ addEventListener("afterprint", () => {
   if (theme) document.documentElement.dataset.theme = theme;
   for (const block of folded.splice(0)) block.open = false;
 });
+
+// The search page quotes the pages it found: each formula once, not as drawing, speech and source in a row.
+if (typeof Search !== "undefined") {
+  const textOf = Search.htmlToText;
+  Search.htmlToText = (html, anchor) => {
+    const page = new DOMParser().parseFromString(html, "text/html");
+    for (const part of page.querySelectorAll(".katex-html, .katex annotation")) part.remove();
+    return textOf(page.documentElement.outerHTML, anchor);
+  };
+}
