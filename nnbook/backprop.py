@@ -62,6 +62,7 @@ class Tape:
 
     def append(self, primitive, args, static, saved, parents, value) -> Traced:
         if isinstance(value, Array):
+            value = value.view()  # a primitive may hand through an array of the caller's, which stays writeable
             value.flags.writeable = False  # a later in-place write would falsify what the VJPs saved
         elif type(value) is float:
             value = np.float64(value)  # a number with shape and dtype
@@ -97,8 +98,14 @@ class Primitive:
         return vjp
 
     def __call__(self, *args, **static):
-        if not self.static_names.issuperset(static):  # an array argument was passed by keyword
-            args, static = self._bind(args, static)
+        if static:
+            if not self.static_names.issuperset(static):  # an array argument was passed by keyword
+                args, static = self._bind(args, static)
+            for name, option in static.items():
+                if type(option) is Traced:
+                    raise ValueError(
+                        f"{self.__name__}: there is no derivative by the option {name}; pass a plain value"
+                    )
         tape = None
         arrays, parents = [], []
         for arg in args:
@@ -127,6 +134,7 @@ class Primitive:
             bound = self.signature.bind(*args, **static)
         except TypeError as error:
             raise TypeError(f"{self.__name__}: {error}") from None
+        bound.apply_defaults()  # an array argument before the named one may have been left out
         return bound.args, bound.kwargs
 
     def _as_array(self, arg, position):
@@ -317,6 +325,9 @@ def vjp(f: Callable, *args: Tree, **static) -> tuple[Any, Callable[[Any], tuple]
         ``(y, pull)``. ``pull(dy)`` takes a cotangent of ``y``'s shape and returns one cotangent per argument, each with
         its argument's structure, shapes and dtypes (``None`` for integers, zeros for what ``f`` did not use), in arrays
         of their own. It can be called once: the sweep frees what the forward pass saved as it goes.
+
+    The tape holds the arrays themselves, not copies. Do not write into an argument, or into a constant that ``f`` used,
+    before ``pull``: NumPy cannot notice, and the derivative would be taken at the new values.
 
     Raises:
         ValueError: ``dy`` has another shape than ``y``; a second call of ``pull``; values of another trace; complex
@@ -515,13 +526,15 @@ def flatten(tree: Tree) -> dict[str, Any]:
     """``{"0": {"weight": W}}`` -> ``{"0.weight": W}``, the keys of a PyTorch ``state_dict``.
 
     Raises:
-        ValueError: a key is not a non-empty string, or contains a dot.
+        ValueError: a key is not a non-empty string, or contains a dot; a branch is empty, so that no key would name it.
     """
     flat: dict[str, Any] = {}
     for key, branch in tree.items():
         if not isinstance(key, str) or not key or "." in key:
             raise ValueError(f"the key {key!r} must be a non-empty string without dots")
         if isinstance(branch, dict):
+            if not branch:
+                raise ValueError(f"the branch {key!r} is empty: a flat dictionary cannot hold it")
             flat.update({f"{key}.{inner}": leaf for inner, leaf in flatten(branch).items()})
         else:
             flat[key] = branch
@@ -610,7 +623,7 @@ def divide(x, y):
 @divide.defvjp
 def divide_vjp(dz, saved, x, y):
     """:eq:`eq-divide-vjp`."""
-    return lambda: unbroadcast(dz / y, np.shape(x)), lambda: unbroadcast(-dz * x / y / y, np.shape(y))
+    return lambda: unbroadcast(dz / y, np.shape(x)), lambda: unbroadcast(-dz * (x / y / y), np.shape(y))
 
 
 @primitive
@@ -640,9 +653,11 @@ def power_vjp(dy, saved, x, p):
     """:eq:`eq-power-vjp`."""
 
     def dx():
-        # Where p = 0 the function is constant, also at x = 0, where p x^(p-1) would read 0 * inf.
-        below = np.where(np.equal(p, 0), 1, p - 1) if np.ndim(p) else p - 1 if p else 1
-        return unbroadcast(dy * p * x**below, np.shape(x))
+        # Where p = 0 the function is constant, also at 0 and inf, where p x^(p-1) would read 0 * inf.
+        if np.ndim(p) == 0:
+            return unbroadcast(dy * p * x ** (p - 1) if p else np.zeros_like(dy), np.shape(x))
+        base, below = np.where(np.equal(p, 0), 1, x), np.where(np.equal(p, 0), 0, p - 1)
+        return unbroadcast(dy * p * base**below, np.shape(x))
 
     def dp():
         # 0^p is 0 for all p > 0, so its derivative is 0 there, where x^p log x would read 0 * -inf.
@@ -742,8 +757,8 @@ def maximum(x, y):
 def maximum_vjp(dz, saved, x, y):
     """:eq:`eq-maximum-vjp`."""
     return (
-        lambda: unbroadcast(dz * _share(np.greater(x, y), np.equal(x, y), dz.dtype), np.shape(x)),
-        lambda: unbroadcast(dz * _share(np.less(x, y), np.equal(x, y), dz.dtype), np.shape(y)),
+        lambda: unbroadcast(_share(dz, np.greater(x, y), np.equal(x, y)), np.shape(x)),
+        lambda: unbroadcast(_share(dz, np.less(x, y), np.equal(x, y)), np.shape(y)),
     )
 
 
@@ -757,13 +772,14 @@ def minimum(x, y):
 def minimum_vjp(dz, saved, x, y):
     """:eq:`eq-minimum-vjp`."""
     return (
-        lambda: unbroadcast(dz * _share(np.less(x, y), np.equal(x, y), dz.dtype), np.shape(x)),
-        lambda: unbroadcast(dz * _share(np.greater(x, y), np.equal(x, y), dz.dtype), np.shape(y)),
+        lambda: unbroadcast(_share(dz, np.less(x, y), np.equal(x, y)), np.shape(x)),
+        lambda: unbroadcast(_share(dz, np.greater(x, y), np.equal(x, y)), np.shape(y)),
     )
 
 
-def _share(wins, ties, dtype):
-    return np.asarray(wins, dtype) + np.asarray(ties, dtype) / 2
+def _share(dz, wins, ties):
+    # Chosen, not multiplied: a factor 0 would turn an infinite cotangent of the other side into nan.
+    return np.where(wins, dz, np.where(ties, dz / 2, 0))
 
 
 @primitive
@@ -982,7 +998,7 @@ def _entrywise(loss, params, dtype, quotient, step):
 
             def at(shift, leaf=leaf, i=i, centre=centre):
                 leaf[i] = centre + shift
-                value = loss(base)
+                value = np.array(loss(base))  # a copy: the loss may be the very entry that is put back below
                 leaf[i] = centre
                 return value
 
@@ -1028,15 +1044,19 @@ def mlp_loss_and_gradients(params: Tree, x, labels) -> tuple[Any, Tree]:
     The derivative of ReLU at 0 is taken as 0, as PyTorch does. Source: :cite:`rumelhart1986`, :cite:`nielsen2015`.
     """
     names = sorted(params, key=int)
-    inputs, a = [], x
+    if not names:
+        raise ValueError("the network has no layer")
+    inputs, a = [], np.asarray(x)
     for name in names:
         weight, bias = params[name]["weight"], params[name]["bias"]
-        if a.shape[1:] != weight.shape[1:]:
-            raise ValueError(f"input of shape {a.shape} does not fit layer {name} with weights {weight.shape}")
+        if a.shape[1:] != weight.shape[1:] or bias.shape != weight.shape[:1]:
+            raise ValueError(
+                f"input of shape {a.shape} does not fit layer {name}: weights {weight.shape}, biases {bias.shape}"
+            )
         inputs.append(a)
         z = a @ weight.T + bias
         a = np.maximum(z, 0)
-    _check_labels(labels, x.shape, z.shape[1])
+    _check_labels(labels, np.shape(x), z.shape[1])
     z = z - z.max(1, keepdims=True)
     log_p = z - np.log(np.exp(z).sum(1, keepdims=True))
     rows = np.arange(len(x))
@@ -1050,7 +1070,7 @@ def mlp_loss_and_gradients(params: Tree, x, labels) -> tuple[Any, Tree]:
         grads[name] = {"weight": delta.T @ below, "bias": delta.sum(0)}
         if name != names[0]:
             delta = (delta @ params[name]["weight"]) * (below > 0)
-    return loss, {name: grads[name] for name in params}
+    return loss, tree_map(lambda leaf, grad: grad.astype(leaf.dtype, copy=False), params, grads)
 
 
 def _check_labels(labels, shape, classes):

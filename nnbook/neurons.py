@@ -153,7 +153,7 @@ def relu(x):
 @relu.defvjp
 def relu_vjp(dy, saved, x):
     """:eq:`eq-relu-vjp`."""
-    return (dy * (x > 0),)
+    return (np.where(x > 0, dy, 0),)
 
 
 @primitive
@@ -270,7 +270,7 @@ def softplus(x, *, beta=1.0):
     if not beta > 0:
         raise ValueError(f"softplus: beta must be positive, not {beta}")
     z = beta * x
-    return (np.maximum(z, 0) + np.log1p(np.exp(-_modulus(z)))) / beta, None
+    return np.maximum(x, 0) + np.log1p(np.exp(-_modulus(z))) / beta, None
 
 
 @softplus.defvjp

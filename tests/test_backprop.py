@@ -1129,3 +1129,60 @@ def test_traced_is_what_a_function_being_differentiated_sees():
     seen = []
     vjp(lambda x: seen.append(type(x)) or x, X)
     assert seen == [Traced]
+
+
+def test_an_infinite_cotangent_stays_on_its_own_side():
+    x = np.array([-1.0, 2.0])
+    for f in (lambda x: np.log(np.maximum(x, 0.0)).sum(), lambda x: np.log(-np.minimum(-x, 0.0)).sum()):
+        with np.errstate(divide="ignore"):
+            (dx,) = vjp(f, x)[1](1.0)
+        np.testing.assert_array_equal(dx, [0.0, 0.5])
+
+
+def test_a_quotient_of_huge_numbers_has_the_right_derivative():
+    (dy,) = vjp(lambda y: divide(1e200, y), np.array(1e200))[1](1e200)
+    assert dy == -1.0
+
+
+def test_power_zero_is_constant_everywhere():
+    for p in (0.0, np.zeros(3)):
+        (dx,) = vjp(lambda x, p=p: power(x, p), np.array([0.0, 2.0, np.inf]))[1](np.ones(3))
+        np.testing.assert_array_equal(dx, np.zeros(3))
+
+
+def test_numerical_gradient_of_the_identity():
+    assert numerical_gradient(lambda p: p, np.array(2.0)) == pytest.approx(1.0)
+    assert gradient_error(lambda p: p * 1.0, np.array(2.0)) < 1e-9
+
+
+def test_a_primitive_that_hands_an_array_through_leaves_it_writeable():
+    @primitive
+    def first(constant, x):
+        return constant, None
+
+    constant = np.ones(2)
+    vjp(lambda x: first(constant, x), np.ones(2))
+    assert constant.flags.writeable
+
+
+def test_a_traced_option_is_refused_by_name():
+    with pytest.raises(ValueError, match="no derivative by the option axis"):
+        value_and_grad(lambda x: backprop.sum(x, axis=x))(np.ones(2))
+
+
+def test_an_array_argument_may_follow_one_that_is_left_out():
+    @primitive
+    def shifted(x, scale=2.0, shift=0.0):
+        return x * scale + shift, None
+
+    @shifted.defvjp
+    def shifted_vjp(dy, saved, x, scale=2.0, shift=0.0):
+        return dy * scale, None, dy
+
+    (dx,) = vjp(lambda b: shifted(np.ones(2), shift=b), np.ones(2))[1](np.ones(2))
+    np.testing.assert_array_equal(dx, np.ones(2))
+
+
+def test_flatten_refuses_an_empty_branch():
+    with pytest.raises(ValueError, match="'b' is empty"):
+        flatten({"a": {"w": 1}, "b": {}})

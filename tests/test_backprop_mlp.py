@@ -232,3 +232,20 @@ def test_record_asks_for_as_many_names_as_inputs():
         record(lambda *xs: (xs[0] * xs[1]).sum(), np.ones(2), np.ones(2))
     steps = record(lambda *xs: (xs[0] * xs[1]).sum(), np.ones(2), np.ones(2), names=("a", "b"))
     assert [step.name for step in steps] == ["a", "b", "multiply", "sum"]
+
+
+def test_gradients_have_the_dtype_of_the_parameters():
+    rng = np.random.default_rng(0)
+    params = tree_map(lambda leaf: leaf.astype(np.float32), random_mlp(rng, (3, 4, 2)))
+    _, grads = mlp_loss_and_gradients(params, rng.normal(size=(5, 3)), np.array([0, 1, 0, 1, 1]))
+    assert {leaf.dtype for leaf in flatten(grads).values()} == {np.dtype(np.float32)}
+
+
+def test_a_bias_that_does_not_fit_and_a_network_without_layers_are_refused():
+    rng = np.random.default_rng(0)
+    params = random_mlp(rng, (3, 2))
+    params["0"]["bias"] = np.zeros(1)
+    with pytest.raises(ValueError, match=r"weights \(2, 3\), biases \(1,\)"):
+        mlp_loss_and_gradients(params, np.ones((1, 3)), np.array([0]))
+    with pytest.raises(ValueError, match="no layer"):
+        mlp_loss_and_gradients({}, np.ones((1, 3)), np.array([0]))
