@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from nnbook.backprop import primitive
-from nnbook.neurons import sigmoid, softplus
+from nnbook.neurons import _times, sigmoid, softplus
 
 Array = np.ndarray
 
@@ -233,11 +233,6 @@ def binary_cross_entropy_with_logits_vjp(dy, saved, input, target, *, reduction=
     """:eq:`eq-binary_cross_entropy_with_logits-vjp`: the probability minus the truth."""
     dy = _each(dy, np.size(input), reduction)
     return lambda: dy * (sigmoid(_as_float(input)) - _as_float(target, input)), lambda: -dy * input
-
-
-def _times(x, weight):
-    """``x * weight`` where a weight of 0 wins over an infinite ``x``: what has probability 0 costs nothing."""
-    return np.where(weight == 0, 0, x) * weight
 
 
 @primitive
