@@ -66,7 +66,7 @@ def ensure() -> Path:
     npm = executable.parents[executable.name == "node"] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
     path = os.pathsep.join([str(executable.parent), os.environ.get("PATH", "")])
     result = subprocess.run(
-        [str(executable), str(npm), "ci"],
+        [str(executable), str(npm), "ci", "--include=dev"],
         cwd=ROOT,
         env={**os.environ, "PATH": path},
         capture_output=True,

@@ -168,12 +168,17 @@ def accessibility_faults(tab: Any, axe: str, *, contrast_only: bool) -> list[str
     """axe-core's violations of WCAG A and AA. In the dark only colours differ, so only contrast is looked at again."""
     tab.evaluate(LIGHTEN)
     tab.evaluate(f"() => {{ if (!window.axe) {{ {axe} }} }}")
-    run_only = {"type": "rule", "values": ["color-contrast"]} if contrast_only else {"type": "tag", "values": AXE_TAGS}
+    options: dict[str, Any] = {"resultTypes": ["violations"]}
+    if contrast_only:
+        options["runOnly"] = {"type": "rule", "values": ["color-contrast"]}
+    else:
+        options["runOnly"] = {"type": "tag", "values": AXE_TAGS}
+        options["rules"] = {"label-content-name-mismatch": {"enabled": True}}
     result = tab.evaluate(
         "async (options) => (await axe.run(document, options)).violations.map((rule) => "
         "rule.id + ': ' + rule.help + rule.nodes.slice(0, 4).map((node) => '\\n    ' + node.html.slice(0, 160) + "
         "'\\n      ' + (node.any.concat(node.all, node.none)[0] || {message: ''}).message).join(''))",
-        {"runOnly": run_only, "resultTypes": ["violations"]},
+        options,
     )
     return list(result)
 
@@ -196,6 +201,7 @@ PLANTED = {
     "pale text": ('<p style="color: #bbb">Pale.</p>', "color-contrast"),
     "a picture without words": ('<img width="9" height="9" src="../_static/logo.svg">', "image-alt"),
     "a button without a name": ("<button></button>", "button-name"),
+    "a name that is not the text": ('<button aria-label="Off">Go ahead</button>', "label-content-name-mismatch"),
     "a box wider than the page": ('<div style="width: 2000px; height: 9px"></div>', "sideways"),
     "text that jumps": (
         "<script>setTimeout(() => document.querySelector('h1').style.marginTop = '400px', 50)</script>",
