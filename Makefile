@@ -22,7 +22,7 @@ help: ## List these targets
 	@echo "make pins       write the versions installed in .venv into requirements.txt"
 	@echo "make clean      remove what was built; make clean-all removes .venv and node_modules too"
 	@echo
-	@echo "The first of these makes .venv and installs requirements.txt; PYTHON=... names another Python than python3."
+	@echo "Whichever comes first makes .venv and installs requirements.txt. PYTHON=... names another Python than python3."
 
 ready:
 	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \
