@@ -1,27 +1,36 @@
 // What the page needs of script beyond the theme's: none of it is needed to read.
 "use strict";
 
-// A box that scrolls sideways must be reachable by keyboard; one that does not must not stop it.
+// A box that scrolls sideways must be reachable by keyboard; one that does not must not stop it. First everything is
+// measured, then everything is set: the page is laid out once.
+const BOXES = ".math-scroll, .bd-article pre, .cell_output > .output, .pst-scrollable-table-container";
 function reachScrollingBoxes() {
-  for (const box of document.querySelectorAll(".math-scroll, .bd-article pre, .cell_output > .output, .pst-scrollable-table-container, .bd-article .text_html")) {
-    const scrolls = box.scrollWidth > box.clientWidth + 1;
-    const overflow = getComputedStyle(box).overflowX;
-    if (scrolls && (overflow === "auto" || overflow === "scroll")) box.tabIndex = 0;
-    else box.removeAttribute("tabindex");
-  }
+  const boxes = [...document.querySelectorAll(BOXES)];
+  const scrolling = boxes.map(
+    (box) => box.scrollWidth > box.clientWidth + 1 && /auto|scroll/.test(getComputedStyle(box).overflowX)
+  );
+  boxes.forEach((box, index) => {
+    if (scrolling[index]) box.tabIndex = 0;
+    else if (box.hasAttribute("tabindex")) box.removeAttribute("tabindex");
+  });
+}
+let pending = 0;
+function soon() {
+  cancelAnimationFrame(pending);
+  pending = requestAnimationFrame(reachScrollingBoxes);
 }
 
 // The theme's script hides the right sidebar when margin notes come into view and takes for granted that there is one.
 if (!document.querySelector("div.bd-sidebar-secondary")) {
-  const stand_in = document.createElement("div");
-  stand_in.className = "bd-sidebar-secondary";
-  stand_in.hidden = true;
-  document.querySelector(".bd-content")?.append(stand_in);
+  const standIn = document.createElement("div");
+  standIn.className = "bd-sidebar-secondary";
+  standIn.hidden = true;
+  document.querySelector(".bd-content")?.append(standIn);
 }
 
-addEventListener("load", reachScrollingBoxes);
-addEventListener("resize", reachScrollingBoxes);
-document.addEventListener("toggle", reachScrollingBoxes, true);
+addEventListener("load", soon);
+addEventListener("resize", soon);
+document.addEventListener("toggle", soon, true);
 
 // On paper solutions are open, and all is black on white.
 const folded = [];
