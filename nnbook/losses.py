@@ -18,7 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from nnbook.backprop import primitive
-from nnbook.neurons import _times, sigmoid, softplus
+from nnbook.neurons import _as_float, _times, sigmoid, softplus
 
 Array = np.ndarray
 
@@ -63,15 +63,6 @@ def _residual(name, input, target):
 def _same_shape(name, one, a, other, b):
     if np.shape(a) != np.shape(b):
         raise ValueError(f"{name}: {one} has shape {np.shape(a)}, {other} has shape {np.shape(b)}; they must agree")
-
-
-def _as_float(a, like=None):
-    """Integers become floats of the dtype of ``like``, so that integer targets do not promote float32."""
-    if isinstance(a, (int, float)):
-        return float(a)
-    if a.dtype.kind in "fc":
-        return a
-    return a.astype(like.dtype if getattr(like, "dtype", a.dtype).kind == "f" else float)
 
 
 @primitive
@@ -146,6 +137,7 @@ def huber_loss(input, target, *, reduction="mean", delta=1.0):
     if not delta > 0:
         raise ValueError(f"huber_loss: delta must be positive, not {delta}")
     error = _residual("huber_loss", input, target)
+    delta = float(delta)
     size = np.abs(error)
     clipped = np.minimum(size, delta)  # one formula for both branches: c (|e| - c / 2)
     return _reduce("huber_loss", clipped * (size - clipped / 2), reduction), error
@@ -154,6 +146,7 @@ def huber_loss(input, target, *, reduction="mean", delta=1.0):
 @huber_loss.defvjp
 def huber_loss_vjp(dy, error, input, target, *, reduction="mean", delta=1.0):
     """:eq:`eq-huber_loss-vjp`: the error itself, clipped."""
+    delta = float(delta)
     dx = _each(dy, np.size(error), reduction) * np.clip(error, -delta, delta)
     return dx, lambda: -dx
 
@@ -182,7 +175,7 @@ def quantile_loss(input, target, *, quantile=0.5, reduction="mean"):
     if not 0 < quantile < 1:
         raise ValueError(f"quantile_loss: quantile must lie between 0 and 1, not {quantile}")
     error = _residual("quantile_loss", input, target)
-    slope = np.sign(error) / 2 + (0.5 - quantile)  # 1 - quantile above the target, -quantile below
+    slope = np.sign(error) / 2 + (0.5 - float(quantile))  # 1 - quantile above the target, -quantile below
     return _reduce("quantile_loss", slope * error, reduction), slope
 
 
@@ -260,6 +253,7 @@ def cross_entropy(logits, labels, *, reduction="mean", label_smoothing=0.0):
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing must lie in [0, 1], not {label_smoothing}")
+    label_smoothing = float(label_smoothing)
     z, y = _soft_rows(logits, labels) if _soft(logits, labels) else _hard_rows("cross_entropy", logits, labels)
     if z.shape[1] == 0:
         raise ValueError(f"cross_entropy: logits of shape {np.shape(logits)} have no class")
@@ -279,6 +273,7 @@ def cross_entropy(logits, labels, *, reduction="mean", label_smoothing=0.0):
 @cross_entropy.defvjp
 def cross_entropy_vjp(dy, saved, logits, labels, *, reduction="mean", label_smoothing=0.0):
     """:eq:`eq-cross_entropy-vjp`: the probabilities minus the truth."""
+    label_smoothing = float(label_smoothing)
     z, e, total = saved
     rows, classes = e.shape
     dy = np.reshape(_each(dy, rows, reduction), (-1, 1))
@@ -309,12 +304,12 @@ def _soft_rows(logits, labels):
             f"cross_entropy: probabilities as labels must lie in [0, 1], not in [{labels.min()}, {labels.max()}]"
         )
     rows = logits.shape if logits.ndim == 2 else (1, logits.size)
-    return logits.reshape(rows), labels.reshape(rows)
+    return _as_float(logits, labels).reshape(rows), labels.reshape(rows)
 
 
 def _hard_rows(name, scores, labels):
     """Scores as (N, C) and class numbers as (N,), checked."""
-    scores, labels = np.asarray(scores), np.asarray(labels)
+    scores, labels = _as_float(np.asarray(scores)), np.asarray(labels)
     if scores.ndim not in (1, 2) or labels.shape != scores.shape[:-1] or labels.dtype.kind not in "iu":
         raise ValueError(
             f"{name}: labels of shape {labels.shape} and dtype {labels.dtype} do not fit scores of shape "
@@ -456,6 +451,7 @@ def focal_loss(input, target, *, alpha=0.25, gamma=2.0, reduction="mean"):
         raise ValueError(f"focal_loss: alpha must be None or lie in [0, 1], not {alpha}")
     if not gamma >= 0:
         raise ValueError(f"focal_loss: gamma must not be negative, but is {gamma}")
+    gamma, input = float(gamma), _as_float(input)
     s = np.where(np.equal(target, 1), input, -input)  # the logit of the true class
     wrong = sigmoid(-s)
     surprise = softplus(-s)
@@ -471,7 +467,7 @@ def focal_loss(input, target, *, alpha=0.25, gamma=2.0, reduction="mean"):
 def focal_loss_vjp(dy, saved, input, target, *, alpha=0.25, gamma=2.0, reduction="mean"):
     """:eq:`eq-focal_loss-vjp`."""
     s, wrong, surprise, weight = saved
-    ds = -weight * (gamma * _times(surprise, sigmoid(s)) + wrong)
+    ds = -weight * (float(gamma) * _times(surprise, sigmoid(s)) + wrong)
     return _each(dy, np.size(s), reduction) * np.where(np.equal(target, 1), ds, -ds), None
 
 
@@ -508,7 +504,7 @@ def hinge_loss(input, target, *, margin=1.0, reduction="mean"):
     """
     _same_shape("hinge_loss", "input", input, "target", target)
     _one_of("hinge_loss", target, (-1, 1))
-    missing = margin - _as_float(target, input) * input
+    missing = float(margin) - _as_float(target, input) * input
     return _reduce("hinge_loss", np.maximum(missing, 0), reduction), missing > 0
 
 
@@ -545,7 +541,7 @@ def multi_margin_loss(input, target, *, p=1, margin=1.0, reduction="mean"):
         raise ValueError(f"multi_margin_loss: p must be 1 or 2, not {p}")
     x, y = _hard_rows("multi_margin_loss", input, target)
     rows = np.arange(len(y))
-    missing = np.maximum(margin - x[rows, y][:, None] + x, 0)
+    missing = np.maximum(float(margin) - x[rows, y][:, None] + x, 0)
     missing[rows, y] = 0
     losses = (missing if p == 1 else missing * missing).sum(1) / max(x.shape[1], 1)
     return _reduce("multi_margin_loss", losses.reshape(input.shape[:-1]), reduction), missing
@@ -598,6 +594,7 @@ def cosine_embedding_loss(input1, input2, target, *, margin=0.0, reduction="mean
             "fit; expected (N, D) and (N,), or (D,) and ()"
         )
     _one_of("cosine_embedding_loss", target, (-1, 1))
+    margin = float(margin)
     u, length1 = _unit(input1)
     v, length2 = _unit(input2)
     cos = (u * v).sum(-1)
@@ -617,8 +614,11 @@ def cosine_embedding_loss_vjp(dy, saved, input1, input2, target, *, margin=0.0, 
 
 
 def _unit(x):
-    """Rows over their lengths, and the lengths, kept away from 0."""
-    length = np.sqrt((x * x).sum(-1, keepdims=True) + COSINE_EPS)
+    """Rows over their lengths, and the lengths, kept away from 0. Scaled first, so that no square overflows."""
+    x = _as_float(x)
+    scale = np.max(np.abs(x), -1, keepdims=True, initial=1.0)
+    scaled = x / scale
+    length = scale * np.sqrt((scaled * scaled).sum(-1, keepdims=True) + COSINE_EPS / scale / scale)
     return x / length, length
 
 
@@ -649,6 +649,8 @@ def triplet_margin_loss(anchor, positive, negative, *, margin=1.0, eps=1e-6, red
     _same_shape("triplet_margin_loss", "anchor", anchor, "negative", negative)
     if np.ndim(anchor) not in (1, 2):
         raise ValueError(f"triplet_margin_loss: expected shape (N, D) or (D,), not {np.shape(anchor)}")
+    anchor, positive, negative = _as_float(anchor), _as_float(positive, anchor), _as_float(negative, anchor)
+    margin, eps = float(margin), float(eps)
     to_positive, near = _direction(anchor - positive + eps)
     to_negative, far = _direction(anchor - negative + eps)
     missing = margin + near - far
@@ -700,7 +702,8 @@ def info_nce(queries, keys, *, temperature=1.0, reduction="mean"):
         raise ValueError(f"info_nce: expected shape (N, D), not {np.shape(queries)}")
     if not len(queries):
         raise ValueError(f"info_nce: an empty batch, of shape {np.shape(queries)}, has nothing to tell apart")
-    similarities = queries @ keys.T / temperature
+    temperature = float(temperature)
+    similarities = _as_float(queries, keys) @ _as_float(keys, queries).T / temperature
     losses, saved = cross_entropy.forward(similarities, np.arange(len(keys)), reduction="none")
     return _reduce("info_nce", losses, reduction), (similarities, saved)
 
@@ -710,7 +713,7 @@ def info_nce_vjp(dy, saved, queries, keys, *, temperature=1.0, reduction="mean")
     """:eq:`eq-info_nce-vjp`: that of the cross-entropy, taken on to both factors of the similarities."""
     similarities, saved = saved
     dy = _each(dy, len(keys), reduction)
-    ds = cross_entropy_vjp(dy, saved, similarities, np.arange(len(keys)), reduction="none")[0] / temperature
+    ds = cross_entropy_vjp(dy, saved, similarities, np.arange(len(keys)), reduction="none")[0] / float(temperature)
     return lambda: ds @ keys, lambda: ds.T @ queries
 
 
@@ -863,7 +866,7 @@ def calibration_bins(probabilities, target, *, bins=15) -> tuple[Array, Array, A
             f"calibration_bins: probabilities must lie in [0, 1], not in [{probabilities.min()}, {probabilities.max()}]"
         )
     confidence = probabilities.max(1).astype(float)
-    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    which = np.searchsorted(np.arange(1, bins) / bins, confidence)  # side "left": an edge b / B closes bin b - 1
     counts = np.bincount(which, minlength=bins)
     share = np.maximum(counts, 1)
     return (

@@ -121,7 +121,7 @@ def tanh(x):
 
     PyTorch: ``torch.tanh``.
     """
-    y = np.tanh(x)
+    y = np.tanh(_as_float(x))
     return y, y
 
 
@@ -164,13 +164,13 @@ def leaky_relu(x, *, negative_slope=0.01):
 
     PyTorch: ``torch.nn.functional.leaky_relu``. Source: :cite:`maas2013`.
     """
-    return np.maximum(x, 0) + negative_slope * np.minimum(x, 0), None
+    return np.maximum(x, 0) + float(negative_slope) * np.minimum(x, 0), None
 
 
 @leaky_relu.defvjp
 def leaky_relu_vjp(dy, saved, x, *, negative_slope=0.01):
     """:eq:`eq-leaky_relu-vjp`."""
-    return (np.where(x > 0, dy, negative_slope * dy),)
+    return (np.where(x > 0, dy, float(negative_slope) * dy),)
 
 
 @primitive
@@ -227,13 +227,14 @@ def elu(x, *, alpha=1.0):
 
     PyTorch: ``torch.nn.functional.elu``. Source: :cite:`clevert2016`.
     """
-    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))), None
+    x = _as_float(x)
+    return np.where(x > 0, x, float(alpha) * np.expm1(np.minimum(x, 0))), None
 
 
 @elu.defvjp
 def elu_vjp(dy, saved, x, *, alpha=1.0):
     """:eq:`eq-elu-vjp`."""
-    return (np.where(x > 0, dy, dy * (alpha * np.exp(np.minimum(x, 0)))),)
+    return (np.where(x > 0, dy, dy * (float(alpha) * np.exp(np.minimum(x, 0)))),)
 
 
 SELU_ALPHA = 1.6732632423543772848170429916717
@@ -269,6 +270,7 @@ def softplus(x, *, beta=1.0):
     """
     if not beta > 0:
         raise ValueError(f"softplus: beta must be positive, not {beta}")
+    beta = float(beta)  # a NumPy scalar would promote float32
     z = beta * x
     return np.maximum(x, 0) + np.log1p(np.exp(-_modulus(z))) / beta, None
 
@@ -276,7 +278,7 @@ def softplus(x, *, beta=1.0):
 @softplus.defvjp
 def softplus_vjp(dy, saved, x, *, beta=1.0):
     """:eq:`eq-softplus-vjp`."""
-    return (dy * sigmoid(beta * x),)
+    return (dy * sigmoid(float(beta) * x),)
 
 
 @primitive
@@ -309,6 +311,7 @@ def gelu(x, *, approximate="none"):
 
     PyTorch: ``torch.nn.functional.gelu``, which gives nan at -inf. Source: :cite:`hendrycks2016`.
     """
+    x = _as_float(x)
     gate = _gate(x, approximate)
     return _times(x, gate), gate
 
@@ -345,8 +348,18 @@ def _times(x, gate):
     return np.where(gate == 0, 0, x) * gate
 
 
+def _as_float(a, like=None):
+    """Integers become floats of the dtype of ``like``, so that integer targets do not promote float32."""
+    if isinstance(a, (int, float)):
+        return float(a)
+    if a.dtype.kind in "fc":
+        return a
+    return a.astype(like.dtype if getattr(like, "dtype", a.dtype).kind == "f" else float)
+
+
 def _modulus(x):
     """``|x|``; for complex ``x`` the continuation that is analytic off the imaginary axis, for the complex step."""
+    x = _as_float(x)
     return np.where(x.real < 0, -x, x) if np.iscomplexobj(x) else np.abs(x)
 
 
@@ -407,6 +420,7 @@ def _below_maximum(x, axis, name):
     """``x`` minus its maximum along ``axis``, so that the largest exponential is 1."""
     if axis not in range(-np.ndim(x), np.ndim(x)):
         raise ValueError(f"{name}: no axis {axis} in an array of shape {np.shape(x)}")
+    x = _as_float(x)  # small integers would wrap around
     return x - np.max(x, axis, keepdims=True) if np.size(x) else x
 
 

@@ -74,7 +74,8 @@ def sgd(
         ``(params, state)``, new; each parameter keeps its dtype. State: ``momentum_buffer``, once there is momentum.
 
     Raises:
-        ValueError: an option outside its range, or a gradient of another shape than its parameter.
+        ValueError: an option outside its range, a gradient of another shape than its parameter, or one for a
+            parameter that is no float.
 
     PyTorch: ``torch.optim.SGD``. The velocity contains no learning rate, unlike the classical form
     ``v = momentum * v - lr * g``; the two agree only while ``lr`` stays the same. Source: :cite:`sutskever2013`.
@@ -152,7 +153,8 @@ def adam(
         ``exp_avg_sq`` (v) and, with amsgrad, ``max_exp_avg_sq`` (w).
 
     Raises:
-        ValueError: an option outside its range, or a gradient of another shape than its parameter.
+        ValueError: an option outside its range, a gradient of another shape than its parameter, or one for a
+            parameter that is no float.
 
     PyTorch: ``torch.optim.Adam``. Sources: :cite:`kingma2015`, for amsgrad :cite:`reddi2018`.
     """
@@ -314,6 +316,8 @@ def _update(f, params, grads, *memory, count=1):
     def leaf(p, g, *old):
         if g is None:
             return p, *old, *(np.zeros_like(p) for _ in range(count - 1 - len(old)))
+        if np.result_type(p).kind not in "fc":
+            raise ValueError(f"a parameter has dtype {np.result_type(p)}; only floats can follow a gradient")
         if np.shape(g) != np.shape(p):
             raise ValueError(f"the gradient has shape {np.shape(g)}, the parameter {np.shape(p)}")
         arrays = (np.atleast_1d(array) for array in (p, np.asarray(g, np.result_type(p)), *old))

@@ -343,6 +343,7 @@ def decision_regions(
         raise ValueError(f"decision_regions needs points (N, 2) and classes (N,), not {x.shape} and {y.shape}")
     if y.dtype.kind not in "biu":
         raise ValueError(f"the classes must be integers, not {y.dtype}")
+    x = x if x.dtype.kind == "f" else x.astype(float)  # integer grid points would leave holes
     low, high = x.min(axis=0), x.max(axis=0)
     room = margin * np.maximum(high - low, 1e-6)
     low, high = low - room, high + room

@@ -440,14 +440,15 @@ def lockstep(
         array = np.asarray(array)
         return array.astype(dtype) if array.dtype.kind == "f" else array
 
-    with torch.backends.cudnn.flags(allow_tf32=False):  # TF32 keeps 10 bits of the mantissa; off for matmul by default
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 keeps 10 bits; off for matmul by default
         for i, batch in enumerate(batches):
             x, y = (like_params(array) for array in batch)
             rate = float(lr(i) if callable(lr) else lr)
             _, grads = gradient(params, x, y)
             params, state = step_function(params, grads, state, lr=rate, **hyperparameters)
 
-            twin_optimizer.param_groups[0]["lr"] = rate
+            for group in twin_optimizer.param_groups:
+                group["lr"] = rate
             twin_optimizer.zero_grad()
             torch_loss(twin, torch.tensor(x, device=device), torch.tensor(y, device=device)).backward()
             twin_optimizer.step()
@@ -459,11 +460,13 @@ def relative_difference(params: Tree, others: Tree) -> float:
     """The largest ``max|a - b| / max|b|`` over the leaves ``a`` of ``params`` and ``b`` of ``others``.
 
     Raises:
-        ValueError: the trees have different keys.
+        ValueError: the trees have different keys or shapes.
     """
     found = [0.0]
 
     def compare(a, b):
+        if np.shape(a) != np.shape(b):
+            raise ValueError(f"relative_difference: a leaf has shape {np.shape(a)} here and {np.shape(b)} there")
         distance = np.max(np.abs(a - b), initial=0.0)
         found.append(float(distance / (np.max(np.abs(b), initial=0.0) or 1.0)))
 

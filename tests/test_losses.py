@@ -736,3 +736,58 @@ def test_certain_and_always_right_is_calibrated():
 def test_metrics_refuse_what_they_cannot_score(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_small_integers_do_not_wrap_around(dtype):
+    u, v, w = (np.array(rows) for rows in ([[100, 2, 3]], [[1, 90, 100]], [[5, 120, 7]]))
+    losses = [
+        lambda u, v, w: cross_entropy(u, np.array([1])),
+        lambda u, v, w: nll_loss(u, np.array([1])),
+        lambda u, v, w: multi_margin_loss(u, np.array([1])),
+        triplet_margin_loss,
+        lambda u, v, w: cosine_embedding_loss(u, v, np.array([1])),
+        lambda u, v, w: info_nce(np.concatenate([u, w]), np.concatenate([v, u])),
+        lambda u, v, w: focal_loss(u, np.array([[0, 1, 0]])),
+        lambda u, v, w: hinge_loss(u, np.array([[-1, 1, -1]])),
+        lambda u, v, w: mse_loss(u, v),
+    ]
+    for loss in losses:
+        expected = loss(u.astype(float), v.astype(float), w.astype(float))
+        assert loss(u.astype(dtype), v.astype(dtype), w.astype(dtype)) == pytest.approx(expected, rel=1e-14)
+
+
+def test_a_numpy_number_as_option_keeps_float32():
+    x, y, z = np.random.default_rng(0).standard_normal((3, 2, 3)).astype(np.float32)
+    signs, classes, number = np.array([1, -1]), np.array([0, 2]), np.float64(0.3)
+    losses = [
+        lambda x: huber_loss(x, y, delta=number),
+        lambda x: quantile_loss(x, y, quantile=number),
+        lambda x: cross_entropy(x, classes, label_smoothing=number),
+        lambda x: cross_entropy(x, softmax(y), label_smoothing=number),
+        lambda x: focal_loss(x, (y > 0).astype(int), alpha=number, gamma=number),
+        lambda x: hinge_loss(x, np.sign(y), margin=number),
+        lambda x: multi_margin_loss(x, classes, margin=number),
+        lambda x: cosine_embedding_loss(x, y, signs, margin=number),
+        lambda x: triplet_margin_loss(x, y, z, margin=number, eps=np.float64(1e-6)),
+        lambda x: info_nce(x, y, temperature=number),
+    ]
+    for i, loss in enumerate(losses):
+        value, pull = vjp(loss, x)
+        assert value.dtype == pull(np.float32(1))[0].dtype == np.float32, i
+
+
+def test_a_cosine_survives_lengths_whose_squares_overflow():
+    u = np.full((1, 3), 1e20, np.float32)
+    loss, pull = vjp(lambda u, v: cosine_embedding_loss(u, v, np.array([1])), u, -u)
+    assert loss == pytest.approx(2)
+    assert cosine_embedding_loss(u, u, np.array([1])) == pytest.approx(0, abs=1e-6)
+    assert np.all(np.isfinite(pull(np.float32(1))[0]))
+
+
+@pytest.mark.parametrize("bins", [10, 15, 25, 49])
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below(bins):
+    edges = np.arange(1, bins + 1) / bins
+    probabilities = np.stack([edges, np.zeros(bins)], axis=1)
+    assert calibration_bins(probabilities, np.zeros(bins, int), bins=bins)[0].tolist() == [1] * bins
+    assert calibration_bins(np.array([[0.28, 0.2]]), np.array([0]), bins=25)[0].argmax() == 6

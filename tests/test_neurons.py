@@ -658,3 +658,21 @@ def test_relu_layer_cuts_the_line_once_per_unit(rng):
 
 def test_every_primitive_of_the_chapter_has_a_reference():
     assert {f.__name__ for f in CHAPTER} <= REFERENCES.keys()
+
+
+@pytest.mark.parametrize("f", [sigmoid, tanh, elu, selu, softplus, silu, gelu, softmax, log_softmax], ids=repr)
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64, bool])
+def test_small_integers_do_not_wrap_around(f, dtype):
+    x = np.array([0, 1, 1]) if dtype is bool else np.array([1, 2, 100])
+    np.testing.assert_allclose(f(x.astype(dtype)), f(x.astype(float)), rtol=1e-15)
+
+
+def test_the_most_negative_integer_has_a_modulus():
+    assert sigmoid(np.array([-128], np.int8)) == sigmoid(np.array([-128.0]))
+    assert gelu(np.array([200], np.uint8), approximate="tanh") == 200
+
+
+@pytest.mark.parametrize(("f", "name"), [(leaky_relu, "negative_slope"), (elu, "alpha"), (softplus, "beta")])
+def test_a_numpy_number_as_option_keeps_float32(f, name):
+    y, pull = vjp(lambda x: f(x, **{name: np.float64(0.3)}), np.array([-1.0, 2.0], np.float32))
+    assert y.dtype == pull(np.ones(2, np.float32))[0].dtype == np.float32

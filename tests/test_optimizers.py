@@ -331,3 +331,12 @@ def test_adam_does_not_depend_on_the_scale_of_the_gradient():
     large, _ = adam(p, np.array([1e3, 2e3]), adam_init(p), lr=0.1, eps=0.0)
     assert np.allclose(small, large, rtol=1e-12, atol=0)
     assert math.isclose(small[0], 0.9)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_integers_cannot_follow_a_gradient(name):
+    init, step, _ = OPTIMIZERS[name]
+    params = {"w": np.array([1, 2])}
+    with pytest.raises(ValueError, match="a parameter has dtype int64"):
+        step(params, {"w": np.array([0.5, 0.5])}, init(params), lr=0.1)
+    assert step(params, {"w": None}, init(params), lr=0.1)[0]["w"].dtype == np.int64

@@ -630,3 +630,15 @@ def test_a_layout_untangles_crossings():
     below = min(row[0], row[2]) > max(row[1], row[3])
     above = max(row[0], row[2]) < min(row[1], row[3])
     assert below or above
+
+
+def test_decision_regions_asks_between_the_integers():
+    asked = []
+
+    def predict(points):
+        asked.append(points)
+        return points[:, 0] > 0
+
+    plots.decision_regions(predict, np.array([[0, 0], [1, 1]]), np.array([0, 1]), resolution=11)
+    assert asked[0].dtype == np.float64
+    assert len(np.unique(asked[0][:, 0])) == 11

@@ -615,3 +615,24 @@ def test_the_version_is_the_same_wherever_it_stands():
     assert nnbook.__version__ == importlib.metadata.version("nnbook")
     citation = Path(nnbook.__file__).parents[1] / "CITATION.cff"
     assert f"version: {nnbook.__version__}" in citation.read_text(encoding="utf-8").splitlines()
+
+
+def test_relative_difference_does_not_broadcast():
+    with pytest.raises(ValueError, match=r"shape \(3, 1\) here and \(3,\) there"):
+        relative_difference({"w": np.ones((3, 1))}, {"w": np.ones(3)})
+
+
+def test_lockstep_sets_the_rate_of_every_group_and_leaves_cudnn_on():
+    params, twin, torch_loss = make_twins()
+    found = []
+
+    def groups(parameters, lr):
+        return torch.optim.SGD([{"params": [p]} for p in parameters], lr=lr)
+
+    def loss(twin, x, y):
+        found.append((torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32))
+        return torch_loss(twin, x, y)
+
+    differences = lockstep(params, squared_error, twin, loss, make_batches(3), torch_optimizer=groups, lr=0.1)
+    assert differences.max() < 1e-12
+    assert found == [(True, False)] * 3
