@@ -19,6 +19,7 @@ import functools
 import json
 import math
 import os
+import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,8 +113,15 @@ def fit(
         "lr": "a function" if callable(lr) else repr(float(lr)),
         "batch_size": batch_size,
         "examples": len(x),
+        "shapes of the data": [list(x.shape), list(y.shape)],
+        "validation": None if validation is None else [list(array.shape) for array in validation],
+        "metric": None if metric is None else _name(metric),
         "patience": patience,
     }
+    if checkpoint is not None:
+        _named(params)  # what cannot be written is refused before the work, not after
+        if not Path(checkpoint).parent.is_dir():
+            raise ValueError(f"checkpoint {checkpoint}: there is no directory {Path(checkpoint).parent}")
     if checkpoint is not None and Path(checkpoint).exists():
         run = _resume(checkpoint, params, identity, rng)
         if len(run.history["lr"]) > epochs:
@@ -266,7 +274,7 @@ def save(path: str | os.PathLike, params: Tree) -> None:
     name and then renamed: whatever happens, ``path`` holds either the old content or the new one.
 
     Raises:
-        ValueError: ``params`` is not a dict of arrays.
+        ValueError: ``params`` is not a dict of arrays, or a name begins with ``"training/"``, which checkpoints use.
     """
     _write(path, _named(params), {})
 
@@ -285,7 +293,13 @@ def load(path: str | os.PathLike) -> Tree:
 def _named(params):
     if not isinstance(params, dict):
         raise ValueError(f"a file needs names: params must be a dict of arrays, not {type(params).__name__}")
-    return flatten(params)
+    named = flatten(params)
+    for key, leaf in named.items():
+        if key.startswith(PREFIX):
+            raise ValueError(f"the name {key} is taken: names that begin with {PREFIX!r} belong to checkpoints")
+        if np.asarray(leaf).dtype.kind not in "biufc":
+            raise ValueError(f"a file holds arrays of numbers, but {key} is {type(leaf).__name__}: {leaf!r}")
+    return named
 
 
 def _write(path, tensors, metadata):
@@ -293,9 +307,9 @@ def _write(path, tensors, metadata):
 
     path = Path(path)
     content = serialize({key: np.asarray(array, order="C") for key, array in tensors.items()}, metadata)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # a name that nobody else's file has
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())  # the content must reach the disk before the name does
@@ -307,11 +321,15 @@ def _write(path, tensors, metadata):
 def _read(path):
     from safetensors import SafetensorError, safe_open
 
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a directory, not a file")
     try:
         with safe_open(path, framework="numpy") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({error}); delete it to start afresh") from None
+    except TypeError as error:  # bfloat16 and the 8-bit floats
+        raise ValueError(f"{path} holds a dtype that NumPy lacks ({error}); convert it to float32 first") from None
 
 
 def _save_run(path, run, identity, rng):
@@ -338,20 +356,20 @@ def _resume(path, params, identity, rng):
     identity = {**identity, "random generator": rng.bit_generator.state["bit_generator"]}
     found = {**rest["identity"], "random generator": rest["rng"]["bit_generator"]}
     for key, value in identity.items():
-        if found[key] != value:
-            raise ValueError(f"{path} belongs to another run: {key} was {found[key]}, here it is {value}")
+        if found.get(key) != value:
+            raise ValueError(f"{path} belongs to another run: {key} was {found.get(key)}, here it is {value}")
 
     def part(prefix):
         return {key.removeprefix(prefix): array for key, array in tensors.items() if key.startswith(prefix)}
 
     own = {key: array for key, array in tensors.items() if not key.startswith(PREFIX)}
-    shapes = {key: np.shape(leaf) for key, leaf in _named(params).items()}
-    if {key: array.shape for key, array in own.items()} != shapes:
-        raise ValueError(f"{path} belongs to another run: the parameters' names or shapes differ")
+    kinds = {key: (np.shape(leaf), np.asarray(leaf).dtype) for key, leaf in _named(params).items()}
+    if {key: (array.shape, array.dtype) for key, array in own.items()} != kinds:
+        raise ValueError(f"{path} belongs to another run: the parameters' names, shapes or dtypes differ")
     rng.bit_generator.state = rest["rng"]
     state = unflatten({**part(f"{PREFIX}optimizer/"), **rest["optimizer"]})
     best = unflatten(part(f"{PREFIX}best/"))
-    own = {key: own[key] for key in shapes}  # in the order of the caller
+    own = {key: own[key] for key in kinds}  # in the order of the caller
     return _Run(unflatten(own), state, rest["history"], best, rest["best_epoch"], rest["lowest"])
 
 

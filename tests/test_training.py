@@ -412,7 +412,7 @@ def test_a_resumed_run_is_identical_to_the_last_bit(tmp_path, optimizer, options
     assert identical(resumed.params, whole.params)
     assert resumed.history == whole.history
     assert resumed.best_epoch == whole.best_epoch
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".")] == [path.name]
 
 
 @pytest.mark.parametrize("bit_generator", [np.random.MT19937, np.random.Philox, np.random.SFC64, np.random.PCG64DXSM])
@@ -460,7 +460,7 @@ def resume(path, **changes):
         ({"optimizer": (sgd_init, sgd)}, "optimizer was adam, here it is sgd"),
         ({"eps": 1e-3}, "hyperparameters was {}"),
         ({"rng": np.random.Generator(np.random.MT19937(0))}, "random generator was PCG64, here it is MT19937"),
-        ({"params": mlp_init(np.random.default_rng(0), (4, 9, 1), dtype=np.float64)}, "names or shapes differ"),
+        ({"params": mlp_init(np.random.default_rng(0), (4, 9, 1), dtype=np.float64)}, "names, shapes or dtypes differ"),
         ({"epochs": 1}, "is at epoch 2, beyond the 1 asked for"),
     ],
 )
@@ -636,3 +636,61 @@ def test_lockstep_sets_the_rate_of_every_group_and_leaves_cudnn_on():
     differences = lockstep(params, squared_error, twin, loss, make_batches(3), torch_optimizer=groups, lr=0.1)
     assert differences.max() < 1e-12
     assert found == [(True, False)] * 3
+
+
+def run_once(path, params=None, **options):
+    params = {"w": np.zeros((2, 1))} if params is None else params
+    x = np.random.default_rng(0).standard_normal((8, 2))
+
+    def loss(params, x, y):
+        return ((x @ params["w"] - y) ** 2).mean()
+
+    options = {"data": (x, x[:, :1]), "epochs": 1, "batch_size": 4, "rng": np.random.default_rng(1), **options}
+    return fit(params, loss, checkpoint=path, **options)
+
+
+def test_a_checkpoint_belongs_to_one_dtype_and_to_data_of_one_shape(tmp_path):
+    path = tmp_path / "run.safetensors"
+    run_once(path, {"w": np.zeros((2, 1), np.float32)})
+    with pytest.raises(ValueError, match="names, shapes or dtypes differ"):
+        run_once(path, epochs=2)
+    data = np.ones((8, 2)), np.ones((8, 1))
+    with pytest.raises(ValueError, match="another run: validation was None"):
+        run_once(path, validation=data)
+    with pytest.raises(ValueError, match=r"another run: shapes of the data was \[\[8, 2\], \[8, 1\]\]"):
+        run_once(path, data=(np.ones((8, 3)), np.ones((8, 1))))
+
+
+def test_a_checkpoint_that_cannot_be_written_is_refused_before_the_first_step(tmp_path):
+    def never(params, x, y):
+        raise AssertionError("the loop began")
+
+    data = np.ones((4, 2)), np.ones((4, 1))
+    options = {"epochs": 1, "batch_size": 2, "rng": np.random.default_rng(0)}
+    with pytest.raises(ValueError, match="a file needs names"):
+        fit(np.zeros(2), never, data, checkpoint=tmp_path / "run", **options)
+    with pytest.raises(ValueError, match="there is no directory"):
+        fit({"w": np.zeros(2)}, never, data, checkpoint=tmp_path / "missing" / "run", **options)
+
+
+def test_files_say_what_they_cannot_hold(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(ValueError, match="training/w is taken"):
+        save(path, {"training/w": np.ones(2)})
+    with pytest.raises(ValueError, match="w is NoneType: None"):
+        save(path, {"w": None})
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="is a directory"):
+        load(tmp_path)
+    safetensors.torch.save_file({"w": torch.ones(2, dtype=torch.bfloat16)}, path)
+    with pytest.raises(ValueError, match="a dtype that NumPy lacks"):
+        load(path)
+
+
+def test_writing_leaves_the_neighbours_and_the_rights_alone(tmp_path):
+    path, other = tmp_path / "model", tmp_path / "model.tmp"
+    other.write_text("mine")
+    save(path, {"w": np.ones(2)})
+    assert other.read_text() == "mine"
+    assert path.stat().st_mode == other.stat().st_mode
+    assert sorted(tmp_path.iterdir()) == [path, other]
