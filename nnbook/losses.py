@@ -117,7 +117,7 @@ def l1_loss_vjp(dy, error, input, target, *, reduction="mean"):
 
 @primitive
 def huber_loss(input, target, *, reduction="mean", delta=1.0):
-    """Quadratic up to ``delta``, linear beyond (:eq:`eq-huber_loss`). Its best constant lies between mean and median.
+    """Quadratic up to ``delta``, linear beyond (:eq:`eq-huber_loss`): mean for large ``delta``, median for small.
 
     Args:
         input: (...), predictions.
