@@ -385,7 +385,7 @@ def _polar(radius: Array, angle: Array) -> Array:
 
 
 def _noisy(x: Array, noise: float, rng: Rng) -> Array:
-    if noise < 0:
+    if not noise >= 0:  # nan is refused too
         raise ValueError(f"noise is a standard deviation, so not negative: {noise}")
     return (x + noise * rng.standard_normal(x.shape)).astype(np.float32)
 

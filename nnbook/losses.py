@@ -833,6 +833,8 @@ def _predictions(name, input, target):
         )
     if input.size == 0:
         raise ValueError(f"{name}: nothing to score in input of shape {input.shape}")
+    if input.dtype.kind == "f" and np.isnan(input).any():
+        raise ValueError(f"{name}: input contains nan, which has no place in an order")
     return (input.argmax(1) if input.ndim == 2 else input), target
 
 

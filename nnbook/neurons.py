@@ -418,7 +418,7 @@ def log_softmax_vjp(dy, y, x, *, axis=-1):
 
 def _below_maximum(x, axis, name):
     """``x`` minus its maximum along ``axis``, so that the largest exponential is 1."""
-    if axis not in range(-np.ndim(x), np.ndim(x)):
+    if not isinstance(axis, (int, np.integer)) or axis not in range(-np.ndim(x), np.ndim(x)):
         raise ValueError(f"{name}: no axis {axis} in an array of shape {np.shape(x)}")
     x = _as_float(x)  # small integers would wrap around
     return x - np.max(x, axis, keepdims=True) if np.size(x) else x
@@ -454,6 +454,8 @@ def perceptron(x, labels, *, epochs: int = 100) -> tuple[Array, float, Array]:
         raise ValueError(f"perceptron: x of shape {x.shape} and labels of shape {labels.shape} are not (N, D) and (N,)")
     if not np.isin(labels, (0, 1)).all():
         raise ValueError(f"perceptron: labels must be 0 or 1, not {np.unique(labels)}")
+    if np.isnan(x).any():
+        raise ValueError("perceptron: x contains nan, on which no side of a hyperplane is right")
     if epochs < 1:
         raise ValueError(f"perceptron: epochs must be at least 1, not {epochs}")
     weight, bias = np.zeros(x.shape[1]), 0.0
@@ -488,17 +490,25 @@ def linear_init(rng: np.random.Generator, in_features: int, out_features: int, *
         ``{"weight": (M, D), "bias": (M,)}``.
 
     Raises:
-        ValueError: a size is negative.
+        ValueError: a size is negative, ``dtype`` is no float, or ``rng`` no generator.
 
     PyTorch: ``torch.nn.Linear(in_features, out_features)``; the same distribution, other random numbers.
     """
     if in_features < 0 or out_features < 0:
         raise ValueError(f"linear_init: sizes must be at least 0, not {in_features} and {out_features}")
+    _check_init("linear_init", rng, dtype)
     bound = 1 / math.sqrt(in_features) if in_features else 0.0
     return {
         "weight": rng.uniform(-bound, bound, (out_features, in_features)).astype(dtype),
         "bias": rng.uniform(-bound, bound, out_features).astype(dtype),
     }
+
+
+def _check_init(name, rng, dtype):
+    if not isinstance(rng, np.random.Generator):
+        raise ValueError(f"{name}: rng must be a numpy.random.Generator, not {rng!r}")
+    if np.dtype(dtype).kind != "f":
+        raise ValueError(f"{name}: dtype must be a float dtype, not {np.dtype(dtype)}")
 
 
 def mlp_init(rng: np.random.Generator, sizes, *, dtype=np.float32) -> dict[str, dict[str, Array]]:
@@ -514,12 +524,13 @@ def mlp_init(rng: np.random.Generator, sizes, *, dtype=np.float32) -> dict[str, 
         keys its linear layers.
 
     Raises:
-        ValueError: there are fewer than two sizes.
+        ValueError: there are fewer than two sizes, ``dtype`` is no float, or ``rng`` no generator.
 
     Source of the variance: :cite:`he2015`.
     """
     if len(sizes) < 2:
         raise ValueError(f"mlp_init: sizes must name at least an input and an output, not {tuple(sizes)}")
+    _check_init("mlp_init", rng, dtype)
     return {
         str(2 * i): {"weight": he_normal(rng, (out, into), dtype=dtype), "bias": np.zeros(out, dtype)}
         for i, (into, out) in enumerate(itertools.pairwise(sizes))

@@ -99,7 +99,7 @@ def sgd(
     if momentum == 0:
         return _update(leaf, params, grads)[0], dict(state)
     memory = [state["momentum_buffer"]] if "momentum_buffer" in state else []
-    params, buffer = _update(leaf, params, grads, *memory, count=2)
+    params, buffer = _update(leaf, params, grads, *memory, count=2, blank=lambda p: None)
     return params, {**state, "momentum_buffer": buffer}
 
 
@@ -199,6 +199,8 @@ def _adam(params, grads, state, lr, betas, eps, weight_decay, amsgrad, maximize,
     beta1, beta2 = (float(beta) for beta in betas)
     if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
         raise ValueError(f"betas must both be in [0, 1), not {betas}")
+    if "step" not in state:
+        raise ValueError(f"the state must come from adam_init(params); this one holds {sorted(state)}")
     t = int(state["step"]) + 1
     step_size = lr / (1 - beta1**t)
     root_correction = math.sqrt(1 - beta2**t)
@@ -278,6 +280,8 @@ def one_cycle(
     """
     if total_steps < 1:
         raise ValueError(f"total_steps must be >= 1, not {total_steps}")
+    if step != int(step):
+        raise ValueError(f"step must be a whole number, not {step}")
     if not 0 <= step < total_steps:
         raise ValueError(f"step must be in [0, {total_steps}), not {step}")
     if not 0 <= pct_start <= 1:
@@ -310,17 +314,22 @@ def one_cycle(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _update(f, params, grads, *memory, count=1):
-    """Apply ``f(p, g, *memory)`` to every leaf; return its ``count`` results (the new ``p`` and memory) as trees."""
+def _update(f, params, grads, *memory, count=1, blank=np.zeros_like):
+    """Apply ``f(p, g, *memory)`` to every leaf; return its ``count`` results (the new ``p`` and memory) as trees.
+
+    ``blank(p)`` is the memory of a leaf that has had no gradient yet.
+    """
 
     def leaf(p, g, *old):
         if g is None:
-            return p, *old, *(np.zeros_like(p) for _ in range(count - 1 - len(old)))
+            return p, *old, *(blank(p) for _ in range(count - 1 - len(old)))
         if np.result_type(p).kind not in "fc":
             raise ValueError(f"a parameter has dtype {np.result_type(p)}; only floats can follow a gradient")
         if np.shape(g) != np.shape(p):
             raise ValueError(f"the gradient has shape {np.shape(g)}, the parameter {np.shape(p)}")
-        arrays = (np.atleast_1d(array) for array in (p, np.asarray(g, np.result_type(p)), *old))
+        arrays = (
+            np.atleast_1d(array) for array in (p, np.asarray(g, np.result_type(p)), *(b for b in old if b is not None))
+        )
         return tuple(result.reshape(np.shape(p)) for result in f(*arrays))
 
     results = tree_map(leaf, params, grads, *memory)

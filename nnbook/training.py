@@ -199,6 +199,9 @@ def _examples(data, name):
 
 
 def _check(epochs, batch_size, rng, validation, metric, patience):
+    for name, number in (("batch_size", batch_size), ("epochs", epochs)):
+        if not isinstance(number, (int, np.integer)):
+            raise ValueError(f"{name} must be an integer, not {number!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, not {batch_size}")
     if epochs < 0:

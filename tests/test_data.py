@@ -591,3 +591,8 @@ def test_dates_keep_to_their_years():
 def test_bad_arguments_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_noise_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="not negative: nan"):
+        data.moons(4, rng=np.random.default_rng(0), noise=float("nan"))

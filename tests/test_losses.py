@@ -791,3 +791,8 @@ def test_a_confidence_on_an_edge_belongs_to_the_bin_below(bins):
     probabilities = np.stack([edges, np.zeros(bins)], axis=1)
     assert calibration_bins(probabilities, np.zeros(bins, int), bins=bins)[0].tolist() == [1] * bins
     assert calibration_bins(np.array([[0.28, 0.2]]), np.array([0]), bins=25)[0].argmax() == 6
+
+
+def test_nan_scores_name_no_winner():
+    with pytest.raises(ValueError, match="accuracy: input contains nan"):
+        accuracy([[np.nan, 1.0]], [0])

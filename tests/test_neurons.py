@@ -676,3 +676,15 @@ def test_the_most_negative_integer_has_a_modulus():
 def test_a_numpy_number_as_option_keeps_float32(f, name):
     y, pull = vjp(lambda x: f(x, **{name: np.float64(0.3)}), np.array([-1.0, 2.0], np.float32))
     assert y.dtype == pull(np.ones(2, np.float32))[0].dtype == np.float32
+
+
+def test_what_cannot_start_a_network_is_named():
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="float dtype, not int64"):
+        linear_init(rng, 3, 2, dtype=int)
+    with pytest.raises(ValueError, match=r"rng must be a numpy\.random\.Generator"):
+        mlp_init(np.random, (3, 2))
+    with pytest.raises(ValueError, match=r"no axis 1\.0"):
+        softmax(np.ones((2, 2)), axis=1.0)
+    with pytest.raises(ValueError, match="contains nan"):
+        perceptron([[np.nan]], [1])

@@ -340,3 +340,20 @@ def test_integers_cannot_follow_a_gradient(name):
     with pytest.raises(ValueError, match="a parameter has dtype int64"):
         step(params, {"w": np.array([0.5, 0.5])}, init(params), lr=0.1)
     assert step(params, {"w": None}, init(params), lr=0.1)[0]["w"].dtype == np.int64
+
+
+def test_the_first_real_gradient_fills_the_momentum_buffer():
+    params, twin = {"w": np.ones(2)}, torch.ones(2, dtype=torch.float64, requires_grad=True)
+    state, optimizer = sgd_init(params), torch.optim.SGD([twin], lr=0.1, momentum=0.9, dampening=0.5)
+    for g in (None, np.array([1.0, 2.0]), np.array([3.0, 1.0])):
+        params, state = sgd(params, {"w": g}, state, lr=0.1, momentum=0.9, dampening=0.5)
+        twin.grad = None if g is None else torch.tensor(g)
+        optimizer.step()
+        np.testing.assert_allclose(params["w"], twin.detach().numpy(), rtol=1e-15)
+
+
+def test_a_foreign_state_and_a_broken_step_are_named():
+    with pytest.raises(ValueError, match="must come from adam_init"):
+        adam({"w": np.ones(2)}, {"w": np.ones(2)}, {}, lr=0.1)
+    with pytest.raises(ValueError, match=r"whole number, not 9\.5"):
+        one_cycle(9.5, max_lr=1.0, total_steps=10)

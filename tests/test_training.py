@@ -694,3 +694,8 @@ def test_writing_leaves_the_neighbours_and_the_rights_alone(tmp_path):
     assert other.read_text() == "mine"
     assert path.stat().st_mode == other.stat().st_mode
     assert sorted(tmp_path.iterdir()) == [path, other]
+
+
+def test_a_broken_batch_size_is_refused_before_the_first_step():
+    with pytest.raises(ValueError, match=r"batch_size must be an integer, not 2\.5"):
+        run_once(None, batch_size=2.5)

@@ -735,3 +735,19 @@ def test_source_of_classes_methods_and_functions():
 def test_source_is_highlighted_python_in_a_notebook():
     assert verify.source(backprop.exp)._repr_markdown_().startswith("```python\n@primitive\ndef exp(x):")
     assert verify.source(backprop.exp)._repr_markdown_().endswith("\n```")
+
+
+def test_a_vjp_that_remembers_the_last_call_is_caught():
+    last = {}
+
+    def forward(x):
+        last["y"] = np.exp(x)
+        return last["y"], None
+
+    result = verify.verify(variant("exp", forward, lambda dy, saved, x: (dy * last["y"],)))
+    assert "VJP alone" in failed(result)
+
+
+def test_one_reference_for_several_functions_is_refused():
+    with pytest.raises(ValueError, match="one reference cannot serve several"):
+        verify.verify(PRIMITIVES["exp"], PRIMITIVES["log"], reference=EXP)
