@@ -141,7 +141,8 @@ def unchanged_inputs(init, step):
         before = set(state)
         new_params, new_state = step(params, grads, state)
         assert set(state) == before
-        outputs = [leaf for leaf in flatten({"p": new_params, "s": new_state}).values() if isinstance(leaf, np.ndarray)]
+        outputs = [*flatten(new_params).values(), *flatten(new_state).values()]
+        outputs = [leaf for leaf in outputs if isinstance(leaf, np.ndarray)]
         assert all(leaf.flags.writeable for leaf in outputs)
         assert not any(np.shares_memory(a, b) for a in inputs for b in outputs)
         params, state = new_params, new_state
