@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,20 @@ class RenderServer(katex.KaTeXServer):
     """
 
     @classmethod
-    def build_command(cls, socket: Path | None = None, port: int | None = None) -> list[str]:
-        node, *rest = super().build_command(socket, port)
-        return [node, "--require", str(Path(__file__).with_name("exit_with_parent.js")), *rest]
+    def build_command(cls, *place, **options) -> list[str]:
+        node, *rest = super().build_command(*place, **options)
+        return [node, "--require", str(Path(__file__).with_name("render_server.js")), *rest]
 
     @classmethod
     def start_server_process(cls, rundir: Path, timeout: float):
         return cls.start_network_socket(rundir, timeout)
+
+    @classmethod
+    def start_network_socket(cls, rundir: Path, timeout: float):
+        process, connection = super().start_network_socket(rundir, timeout)
+        # Length and text of a request are two writes; the second must not wait for the first one's acknowledgement.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return process, connection
 
 
 def configure(app: Sphinx, config: Config) -> None:
