@@ -39,6 +39,7 @@ GROUPS: dict[str, list[list[str]]] = {
     "ruff": [python("-m", "ruff", "check", "."), python("-m", "ruff", "format", "--check", ".")],
     "notebooks": [python("tools/notebooks.py", "--check")],
     "mypy": [python("-m", "mypy")],
+    "tsc": [python("book/_ext/npm_packages.py", "tsc")],
     "book": [python("tools/book.py", "--all")],
     "pytest": [pytest("tests", "--ignore=tests/browser", "-n", "2", "--cov", "--cov-branch", "--cov-report=term")],
     "nbval": [

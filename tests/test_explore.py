@@ -1,0 +1,163 @@
+"""Every explorable of the book: what it draws is finite, the same every time, soon there, and follows its controls."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+import nnbook.explore
+from nnbook.explore.bank import pack, unpack
+from nnbook.explore.core import Explorable
+from nnbook.explore.figures import at_frame
+
+FRAMEWORK = {"bank", "core", "figures", "jupyter", "picture"}
+MODULES = [m.name for m in pkgutil.iter_modules(nnbook.explore.__path__) if m.name not in FRAMEWORK]
+EXPLORABLES = {
+    value.name: value
+    for name in MODULES
+    for value in vars(importlib.import_module(f"nnbook.explore.{name}")).values()
+    if isinstance(value, Explorable)
+}
+MOVE_MS, KERNEL_MS = 100, 20
+every = pytest.mark.parametrize("e", EXPLORABLES.values(), ids=EXPLORABLES.keys())
+
+
+def corners(e: Explorable) -> list[dict[str, Any]]:
+    """The defaults, and each control at each of its ends (or at every name that it offers)."""
+    settings = [e.check()]
+    for name, control in e.controls.items():
+        stops = control.stops if control.is_discrete else (control.low, control.high)
+        settings += [e.check(**{name: control.check(stop)}) for stop in stops if stop != control.default]
+    return settings
+
+
+def numbers(tree: Any) -> list[np.ndarray]:
+    if isinstance(tree, np.ndarray):
+        return [tree]
+    branches = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (list, tuple)) else ()
+    return [array for branch in branches for array in numbers(branch)]
+
+
+def drawn(fig: dict[str, Any]) -> list[dict[str, Any]]:
+    return at_frame(fig)[0]
+
+
+def equal(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return np.array_equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return bool(a == b)
+
+
+def test_there_are_explorables_for_the_first_three_chapters() -> None:
+    assert {"neurons", "losses", "backprop"} <= set(MODULES)
+    assert len(EXPLORABLES) >= 6
+
+
+@every
+def test_figures_are_finite_everywhere_on_the_range(e: Explorable) -> None:
+    for setting in corners(e):
+        fig = e(**setting)
+        assert all(np.isfinite(array).all() for array in numbers(fig)), setting
+        assert fig["text"], setting
+
+
+@every
+def test_the_same_parameters_give_the_same_figure(e: Explorable) -> None:
+    assert equal(e(), e())
+
+
+@every
+def test_every_control_changes_the_drawing(e: Explorable) -> None:
+    for name, control in e.controls.items():
+        others = [stop for stop in control.stops if stop != control.default]
+        starts = [e.check(), *(e.check(**trial.parameters) for trial in e.experiments)]
+        assert any(
+            not equal(drawn(e(**{**start, name: stop})), drawn(e(**start)))
+            for start in starts
+            for stop in (others[0], others[-1])
+        ), f"{name} changes nothing"
+
+
+@every
+def test_the_number_of_panels_stands_still(e: Explorable) -> None:
+    assert len({len(e(**setting)["layout"]["meta"]["shares"]) for setting in corners(e)}) == 1
+
+
+@every
+def test_it_has_three_experiments_whose_settings_exist(e: Explorable) -> None:
+    assert len(e.experiments) == 3
+    for trial in e.experiments:
+        assert trial.do.endswith((".", "?"))
+        assert trial.shows.endswith(".")
+        assert e(**trial.parameters)["text"]
+
+
+@every
+def test_a_wrong_parameter_is_refused(e: Explorable) -> None:
+    for name, control in e.controls.items():
+        with pytest.raises(ValueError, match="is not"):
+            e(**{name: "no such thing" if control.is_discrete else control.high + 1})
+
+
+@every
+def test_a_figure_survives_its_bank(e: Explorable) -> None:
+    fig = e()
+    back = unpack(pack([fig]))[0]
+    for before, after in zip(drawn(fig), drawn(back), strict=True):
+        for key, value in before.items():
+            if isinstance(value, np.ndarray) and not fig["frames"]:
+                step = (value.max() - value.min()) / 65534
+                assert np.abs(after[key] - value).max() <= step + 1e-12
+
+
+@every
+def test_a_move_is_answered_soon(e: Explorable) -> None:
+    if e.trains:
+        pytest.skip("trains; it reports progress instead")
+    best = dict.fromkeys(e.controls, np.inf)
+    for _ in range(5):  # processor time, and the best of five, because another process may have the core
+        for name, control in e.controls.items():
+            start = time.process_time()
+            e(**{name: control.stops[0]})
+            best[name] = min(best[name], 1e3 * (time.process_time() - start))
+    assert max(best.values()) < KERNEL_MS, best
+
+
+@every
+def test_what_trains_reports_its_progress(e: Explorable) -> None:
+    if e.trains:
+        shares = list(e.run())
+        assert len(shares) > 5
+        assert shares == sorted(shares)
+        assert 0 <= shares[0] <= shares[-1] <= 1
+
+
+def test_the_planted_bug_is_found_where_there_is_a_fork_and_only_there() -> None:
+    graph = EXPLORABLES["graph_step_by_step"]
+    graphs, bugs = (graph.controls[name].stops for name in ("graph", "bug"))
+    for name in graphs:
+        assert graph(graph=name)["text"].startswith("The check passes")
+    for bug in bugs[1:]:
+        assert any("finds a fault" in graph(graph=name, bug=bug)["text"] for name in graphs), bug
+    assert "does not show" in graph(graph="a chain without a fork", bug="= in place of +=")["text"]
+
+
+def test_the_playground_learns_what_its_experiments_say() -> None:
+    def right(**parameters: Any) -> int:
+        return int(EXPLORABLES["network_learns"](**parameters)["text"].split("; ")[1].split()[0])
+
+    assert right(points="circles", hidden="none") < 65
+    assert right(points="circles", hidden="3", activation="tanh") > 95
+    assert right(points="circles", hidden="3", activation="relu") < 85
+    assert right(points="circles", hidden="8", activation="relu") > 95
+    assert right(points="spirals", hidden="8 and 8", lr=0.03) > 95
+    assert right(points="spirals", hidden="8 and 8", lr=0.001) < 85

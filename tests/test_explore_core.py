@@ -1,0 +1,258 @@
+"""The framework of the explorables: controls that refuse, figures that are whole, banks that come back as they were."""
+
+from __future__ import annotations
+
+import gzip
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+
+from nnbook.explore.bank import STEPS, pack, unpack
+from nnbook.explore.core import Choice, DataSet, Integer, Linear, Log, Toggle, experiment, explorable
+from nnbook.explore.figures import arrange, at_frame, bars, dots, figure, frame, line, panel, surface, words
+from nnbook.explore.picture import picture
+
+# Controls
+
+
+@pytest.mark.parametrize(
+    ("control", "value", "said"),
+    [
+        (Linear(-1, 2, 0, label="Bias"), 2.5, "Bias: 2.5 is not a number from -1 to 2"),
+        (Linear(-1, 2, 0, label="Bias"), "1", "Bias: '1' is not a number from -1 to 2"),
+        (Linear(-1, 2, 0, label="Bias"), True, "Bias: True is not a number from -1 to 2"),
+        (Linear(-1, 2, 0, label="Bias"), float("nan"), "Bias: nan is not a number from -1 to 2"),
+        (Log(0.01, 1, 0.1, label="Rate"), 0.0, "Rate: 0.0 is not a number from 0.01 to 1"),
+        (Integer(1, 5, 2, label="Count"), 2.5, "Count: 2.5 is not a whole number from 1 to 5"),
+        (Integer(1, 5, 2, label="Count"), 6, "Count: 6 is not a whole number from 1 to 5"),
+        (Choice("a", "b", label="Kind"), "c", "Kind: 'c' is not one of 'a', 'b'"),
+        (Toggle(label="On"), 1, "On: 1 is not one of False, True"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_what_is_allowed(control: Any, value: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said.replace("(", r"\(")):
+        control.check(value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Choice("a", label="Kind"),
+        lambda: Choice("a", "a", label="Kind"),
+        lambda: Choice("a", "b", default="c", label="Kind"),
+        lambda: DataSet({"a": lambda: (np.zeros((1, 2)), np.zeros(1, int))}, label="Data"),
+        lambda: DataSet({"a": 1, "b": 2}, label="Data"),  # type: ignore[dict-item]
+        lambda: Linear(1, 1, 1, label="Bias"),
+        lambda: Linear(0, 1, 2, label="Bias"),
+        lambda: Linear(0, 1, 0.5, stops=(0, 2), label="Bias"),
+        lambda: Log(0, 1, 0.5, label="Rate"),
+        lambda: Integer(0, 4, 1, label=""),
+    ],
+)
+def test_a_control_that_makes_no_sense_is_refused(make: Any) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        make()
+
+
+@given(st.floats(-100, 100), st.floats(0.001, 100), st.floats(0, 1), st.integers(2, 20))
+def test_every_stop_of_a_slider_is_allowed_and_the_default_is_one(
+    low: float, width: float, share: float, n: int
+) -> None:
+    control = Linear(low, low + width, min(low + width, low + share * width), stops=n, label="x")
+    assert control.default in control.stops
+    assert [control.check(stop) for stop in control.stops] == sorted(control.stops)
+
+
+def test_only_a_control_with_fewer_values_on_the_page_is_coarse() -> None:
+    assert Linear(0, 1, 0, label="x").is_coarse
+    assert Integer(1, 9, 2, stops=(1, 2, 9), label="n").is_coarse
+    assert not Integer(1, 3, 2, label="n").is_coarse
+    assert not Choice("a", "b", label="k").is_coarse
+
+
+# Explorables
+
+TRY = (experiment("Do this.", "It shows that."),)
+
+
+def parabola(x, sign):
+    """A parabola."""
+    return figure([line([0, x], [0, x * x if sign else -x * x])], panel("p"), text=f"at {x:g}")
+
+
+def make(**controls: Any) -> Any:
+    return explorable("Parabola", caption="A curve.", experiments=TRY, **controls)(parabola)
+
+
+CONTROLS = {"x": Integer(0, 3, 1, label="x"), "sign": Toggle(True, label="sign")}
+
+
+def test_an_explorable_checks_its_parameters_and_fills_in_the_defaults() -> None:
+    e = make(**CONTROLS)
+    assert e()["text"] == "at 1"
+    assert e(x=2)["data"][0]["y"][1] == 4
+    with pytest.raises(ValueError, match="x: 4 is not a whole number from 0 to 3"):
+        e(x=4)
+    with pytest.raises(ValueError, match="parabola has no parameter y; it has x, sign"):
+        e(y=1)
+
+
+def test_an_explorable_whose_controls_do_not_fit_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"takes \('x', 'sign'\), its controls are"):
+        make(x=CONTROLS["x"])
+    with pytest.raises(ValueError, match=r"the page cannot show x=0\.3"):
+        explorable("P", caption="c", experiments=(experiment("a", "b", x=0.3),), x=Linear(0, 1, 0, label="x"))(
+            lambda x: x
+        )
+    with pytest.raises(ValueError, match="needs a title, a caption and experiments"):
+        explorable("P", caption="", experiments=TRY, **CONTROLS)(parabola)
+
+
+def test_the_grid_of_the_page_is_every_stop_once_shard_by_shard() -> None:
+    e = make(**CONTROLS)
+    assert list(e.shards()) == [{"sign": False}, {"sign": True}]
+    grid = [setting for shard in e.shards() for setting in e.settings(shard)]
+    assert len(grid) == 8
+    assert grid[:2] == [{"x": 0, "sign": False}, {"x": 1, "sign": False}]
+
+
+def test_what_a_notebook_stores_is_the_same_everywhere() -> None:
+    bundle = make(**CONTROLS)._repr_mimebundle_()
+    assert bundle["text/plain"] == "<explorable parabola>"
+    assert bundle["text/html"] == (
+        f'<div data-explorable="{__name__}:parabola">Parabola: run this cell to move the controls.</div>'
+    )
+
+
+# Figures
+
+
+def test_a_figure_without_words_or_with_frames_that_do_not_fit_is_refused() -> None:
+    trace = line([0, 1], [0, 1])
+    with pytest.raises(ValueError, match="says its result in words"):
+        figure([trace], panel("p"), text="")
+    with pytest.raises(ValueError, match="frame 0 updates 2 traces, the figure has 1"):
+        figure([trace], panel("p"), text="t", frames=[frame("a", [{}, {}])])
+    with pytest.raises(ValueError, match="trace 0 stands on panel 2, there are 1"):
+        figure([line([0], [0], on=2)], panel("p"), text="t")
+
+
+def everything() -> dict[str, Any]:
+    grid = np.linspace(0, 1, 5)
+    data = [
+        surface(grid, grid, np.outer(grid, grid), low=0, high=1),
+        line(grid, grid**2, name="curve", dash="dash"),
+        dots(grid, 1 - grid, name="dots", symbol="cross", on=1),
+        bars([0, 1], [0.2, 0.7], name="bars", on=1),
+        words(grid, grid, list("abcde"), on=1),
+    ]
+    moments = [
+        frame(f"t {k}", [{}, {"x": grid[:k], "y": grid[:k] ** 2}, {"y": grid + k}, {}, {}], "now") for k in (1, 3, 5)
+    ]
+    return figure(data, panel("one", x=(0, 1)), panel("two", ticks={0: "a"}), text="end", frames=moments)
+
+
+def test_a_moment_changes_only_what_its_frame_names() -> None:
+    fig = everything()
+    traces, text = at_frame(fig, 1)
+    assert text == "now"
+    assert len(traces[1]["x"]) == 3
+    assert traces[3] is fig["data"][3] or traces[3] == fig["data"][3]
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_panels_fill_the_drawing_and_do_not_overlap(stacked: bool) -> None:
+    layout = everything()["layout"]
+    arrange(layout, 600, 500, stacked=stacked)
+    axis = "y" if stacked else "x"
+    first, second = sorted(layout[f"{axis}axis{end}"]["domain"] for end in ("", "2"))
+    assert 0 < first[0] < first[1] < second[0] < second[1] < 1
+
+
+def test_the_static_picture_draws_every_kind_of_trace_the_same_every_time() -> None:
+    first = picture(everything(), 600, 300)
+    assert first.startswith(b"<?xml")
+    assert first == picture(everything(), 600, 300)
+    strange = everything()
+    strange["data"][1]["mode"] = "lines+text"
+    with pytest.raises(ValueError, match="has no static picture"):
+        picture(strange, 600, 300)
+
+
+# Banks
+
+
+def same(a: Any, b: Any, exact: bool = False) -> bool:
+    if isinstance(a, np.ndarray):
+        step = (a.max() - a.min()) / STEPS if a.size else 0
+        return a.shape == b.shape and bool(np.all(np.abs(a - b) <= step * 1.001 + 1e-12 * np.abs(a)))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
+
+
+finite = st.floats(-1e6, 1e6, width=32)
+
+
+@given(st.lists(arrays(float, array_shapes(max_dims=3, max_side=6), elements=finite), min_size=1, max_size=4))
+def test_arrays_come_back_from_a_bank_within_one_step(values: list[np.ndarray]) -> None:
+    figures = [{"data": [{"x": value, "name": f"n{i}"}], "frames": []} for i, value in enumerate(values)]
+    assert same(figures, unpack(pack(figures)))
+
+
+@given(arrays(float, st.tuples(st.integers(1, 8), st.integers(1, 5), st.integers(1, 5)), elements=finite))
+def test_what_changes_over_time_comes_back_within_one_step_of_the_whole(film: np.ndarray) -> None:
+    frames = [{"name": f"t{k}", "data": [{"z": z}, {"x": np.arange(k + 1.0)}]} for k, z in enumerate(film)]
+    back = unpack(pack([{"data": [{"z": film[-1]}], "frames": frames}]))[0]
+    step = (film.max() - film.min()) / STEPS
+    for k, moment in enumerate(back["frames"]):
+        assert np.abs(moment["data"][0]["z"] - film[k]).max() <= step + 1e-9
+        assert len(moment["data"][1]["x"]) == k + 1
+
+
+def test_a_whole_figure_comes_back_from_a_bank() -> None:
+    fig = everything()
+    other = everything() | {"text": "other"}
+    short = everything() | {"frames": []}
+    for before, after in zip([fig, other, short], unpack(pack([fig, other, short])), strict=True):
+        assert before["text"] == after["text"]
+        assert after["layout"]["xaxis"]["domain"] == before["layout"]["xaxis"]["domain"]
+        for number in range(max(len(before["frames"]), 1)):
+            assert len(at_frame(after, number)[0]) == len(at_frame(before, number)[0])
+
+
+def test_a_growing_curve_costs_as_much_as_its_last_moment() -> None:
+    curve = np.random.default_rng(0).normal(size=400)
+
+    def film(moments: Any) -> bytes:
+        return pack([{"frames": [{"data": [{"y": curve[:k]}]} for k in moments]}])
+
+    assert len(film(range(1, 401))) < len(film([400])) + 4000
+    assert len(film(range(1, 401))) < 5 * len(film([400]))
+
+
+def test_equal_figures_are_stored_once() -> None:
+    assert len(pack([everything()] * 50)) < len(pack([everything()])) + 200
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_never_gets_into_a_bank(bad: float) -> None:
+    with pytest.raises(ValueError, match="not finite"):
+        pack([{"data": [{"x": np.array([bad])}]}])
+    with pytest.raises(ValueError, match="not finite"):
+        pack([{"data": [{"x": bad}]}])
+
+
+def test_a_damaged_bank_is_refused() -> None:
+    whole = pack([everything()])
+    raw = gzip.decompress(whole)
+    assert unpack(raw)[0]["text"] == "end"  # a server may have unpacked it on the way
+    for damaged in (whole[:-20], raw[:-3], raw[:20], b"<html>not found</html>", b""):
+        with pytest.raises(ValueError, match="bank"):
+            unpack(damaged)

@@ -1,0 +1,138 @@
+"""The Jupyter host: moving a control changes the figure, in this process and in a kernel of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import os
+import queue
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("anywidget")
+from nnbook.explore.backprop import network_learns
+from nnbook.explore.figures import at_frame
+from nnbook.explore.jupyter import Panel
+from nnbook.explore.losses import logits_and_loss, saturation
+from nnbook.explore.neurons import hinges_add_up, neuron_on_the_plane
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def shown(panel: Panel) -> list[dict[str, Any]]:
+    return [trace.to_plotly_json() for trace in panel.figure.data]
+
+
+def assert_shows(panel: Panel, fig: dict[str, Any], number: int = -1) -> None:
+    traces, text = at_frame(fig, number)
+    for got, want in zip(shown(panel), traces, strict=True):
+        for key in {"x", "y", "z"} & want.keys():
+            np.testing.assert_array_equal(np.asarray(got[key]), want[key])
+        assert list(got.get("text", ())) == want.get("text", [])
+    assert html.escape(text) in panel.words.value
+
+
+@pytest.mark.parametrize("e", [neuron_on_the_plane, hinges_add_up, logits_and_loss, saturation], ids=lambda e: e.name)
+def test_moving_each_control_draws_what_the_function_gives(e: Any) -> None:
+    panel = Panel(e)
+    assert_shows(panel, e())
+    for name, control in e.controls.items():
+        panel.controls[name].value = control.stops[-1]
+        assert_shows(panel, e(**{n: c.value for n, c in panel.controls.items()}))
+    panel.set()
+    assert_shows(panel, e())
+
+
+def test_time_goes_step_by_step_and_stays_at_the_end_when_a_control_moves() -> None:
+    panel = Panel(hinges_add_up)
+    last = panel.moment.max
+    assert panel.moment.value == last == 6
+    panel.step(-2)
+    assert_shows(panel, hinges_add_up(), last - 2)
+    panel.step(99)
+    panel.controls["hinges"].value = 4
+    assert panel.moment.value == panel.moment.max == 4
+    assert_shows(panel, hinges_add_up(hinges=4))
+
+
+def test_an_experiment_sets_what_it_names_and_refuses_what_there_is_not() -> None:
+    panel = Panel(neuron_on_the_plane)
+    panel.set(w1=-2.0, w2=1.0)
+    assert_shows(panel, neuron_on_the_plane(w1=-2.0, w2=1.0))
+    with pytest.raises(ValueError, match="Weight w₁: 9 is not a number from -2 to 2"):
+        panel.set(w1=9)
+
+
+def test_the_next_move_cancels_training_and_progress_is_shown() -> None:
+    async def session() -> None:
+        panel.controls["hidden"].value = "8 and 8"
+        await asyncio.sleep(0.12)
+        assert panel.progress.layout.visibility == "visible"
+        first = panel._task
+        panel.controls["lr"].value = 0.3
+        assert first is not None
+        assert first.cancelling() or first.cancelled() or first.done()
+        assert panel._task is not None
+        await panel._task
+
+    panel = Panel(network_learns)
+    asyncio.run(session())
+    assert panel.progress.layout.visibility == "hidden"
+    assert_shows(panel, network_learns(hidden="8 and 8", lr=0.3))
+
+
+CODE = """
+import json, time
+from nnbook.explore.neurons import neuron_on_the_plane
+panel = neuron_on_the_plane.panel
+before = panel.figure.data[0].z.copy()
+print(panel.controls["b"].model_id)
+neuron_on_the_plane
+"""
+AFTER = "print(float(abs(panel.figure.data[0].z - before).max()), panel.controls['b'].value)"
+
+
+def test_in_a_kernel_a_message_from_a_slider_changes_the_figure() -> None:
+    from jupyter_client.manager import start_new_kernel
+
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    manager, client = start_new_kernel(kernel_name="python3")
+
+    def run(code: str) -> tuple[str, list[dict[str, Any]]]:
+        identity = client.execute(code)
+        text, displayed = "", []
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            try:
+                message = client.get_iopub_msg(timeout=5)
+            except queue.Empty:
+                continue
+            if message["parent_header"].get("msg_id") != identity:
+                continue
+            kind, content = message["msg_type"], message["content"]
+            if kind == "stream":
+                text += content["text"]
+            elif kind == "error":
+                raise AssertionError("\n".join(content["traceback"]))
+            elif kind == "execute_result":
+                displayed.append(content["data"])
+            elif kind == "status" and content["execution_state"] == "idle":
+                return text, displayed
+        raise AssertionError("the kernel did not answer")
+
+    try:
+        model, (bundle,) = run(CODE)
+        assert bundle["text/plain"] == "<explorable neuron_on_the_plane>"
+        assert "application/vnd.jupyter.widget-view+json" in bundle
+        content = {"comm_id": model.strip(), "data": {"method": "update", "state": {"value": 3.0}, "buffer_paths": []}}
+        client.shell_channel.send(client.session.msg("comm_msg", content))
+        moved, value = run(AFTER)[0].split()
+        assert float(moved) > 0.1
+        assert float(value) == 3.0
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
