@@ -37,7 +37,7 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 KEPT = {"tags", "mystnb"}
-LOCAL_PATH = re.compile(r"(?:/home/|/root/|/Users/|/tmp/|/work/|[A-Z]:\\\\?Users)\S*")
+LOCAL_PATH = re.compile(r"(?:/(?:home|root|Users|tmp|work)/|[A-Z]:\\\\?Users)\S*")
 ADDRESS = re.compile(r"\b0x[0-9a-f]{7,}\b")
 WIDGET = "application/vnd.jupyter.widget"
 EXEMPT, EXEMPT_SHARE = "nbval-ignore-output", 1 / 5
