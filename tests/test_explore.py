@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+import itertools
 import time
 from typing import Any
 
 import numpy as np
 import pytest
 
-import nnbook.explore
+from nnbook.explore import explorables
 from nnbook.explore.bank import pack, unpack
 from nnbook.explore.core import Explorable
 from nnbook.explore.figures import at_frame
 
-FRAMEWORK = {"bank", "core", "figures", "jupyter", "picture"}
-MODULES = [m.name for m in pkgutil.iter_modules(nnbook.explore.__path__) if m.name not in FRAMEWORK]
-EXPLORABLES = {
-    value.name: value
-    for name in MODULES
-    for value in vars(importlib.import_module(f"nnbook.explore.{name}")).values()
-    if isinstance(value, Explorable)
-}
-MOVE_MS, KERNEL_MS = 100, 20
+EXPLORABLES = explorables()
+KERNEL_MS = 20
 every = pytest.mark.parametrize("e", EXPLORABLES.values(), ids=EXPLORABLES.keys())
 
 
@@ -58,8 +50,8 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def test_there_are_explorables_for_the_first_three_chapters() -> None:
-    assert {"neurons", "losses", "backprop"} <= set(MODULES)
-    assert len(EXPLORABLES) >= 6
+    modules = [e.function.__module__.rpartition(".")[2] for e in EXPLORABLES.values()]
+    assert all(modules.count(name) >= 2 for name in ("neurons", "losses", "backprop"))
 
 
 @every
@@ -161,3 +153,96 @@ def test_the_playground_learns_what_its_experiments_say() -> None:
     assert right(points="circles", hidden="8", activation="relu") > 95
     assert right(points="spirals", hidden="8 and 8", lr=0.03) > 95
     assert right(points="spirals", hidden="8 and 8", lr=0.001) < 85
+
+
+# What the experiments of each widget say is so
+
+
+def tried(name: str) -> list[dict[str, Any]]:
+    e = EXPLORABLES[name]
+    return [e(**trial.parameters) for trial in e.experiments]
+
+
+def test_the_neuron_is_at_a_right_angle_nearly_linear_and_silent_on_one_side() -> None:
+    turned, small, relu = (drawn(fig) for fig in tried("neuron_on_the_plane"))
+    along = [np.ptp(turned[1][axis]) * np.sign(turned[1][axis][1] - turned[1][axis][0]) for axis in "xy"]
+    assert abs(np.dot(along, [-2.0, 1.0])) < 1e-9
+
+    def bend(traces: list[dict[str, Any]]) -> float:
+        """The largest distance of the surface from its best plane."""
+        z = traces[0]["z"]
+        plane = np.stack([np.ones(z.shape), *np.meshgrid(traces[0]["x"], traces[0]["y"])]).reshape(3, -1).T
+        return float(np.abs(plane @ np.linalg.lstsq(plane, z.ravel(), rcond=None)[0] - z.ravel()).max())
+
+    assert bend(small) < 0.05 < 0.2 < bend(drawn(EXPLORABLES["neuron_on_the_plane"]()))
+    assert np.mean(relu[0]["z"] == 0) > 0.5
+    slope = next(trace for trace in relu if trace.get("name") == "derivative")
+    assert not slope["y"][slope["x"] < 0].any()
+
+
+def test_hinges_divide_the_error_as_the_experiments_say() -> None:
+    def error(**parameters: Any) -> float:
+        return float(EXPLORABLES["hinges_add_up"](**parameters)["text"].split()[-1].rstrip("."))
+
+    sine = [error(target="sine", hinges=n) for n in (4, 8, 16)]
+    assert all(2.8 < coarse / fine < 4.2 for coarse, fine in itertools.pairwise(sine))
+    assert 1.3 < error(target="root", hinges=8) / error(target="root", hinges=16) < 1.6
+    assert error(target="saw", hinges=4) == 0 < error(target="saw", hinges=5)
+    root = EXPLORABLES["hinges_add_up"](target="root", hinges=16)["data"]
+    assert root[0]["x"][np.abs(root[0]["y"] - root[1]["y"]).argmax()] < 1 / 16
+
+
+def gradient(fig: dict[str, Any]) -> np.ndarray:
+    return next(trace for trace in fig["data"] if trace["xaxis"] == "x3")["y"]
+
+
+def test_logits_push_as_the_experiments_say() -> None:
+    even, squared, hinge = tried("logits_and_loss")
+    z = np.array([1.0, 2.0, 0.0])
+    np.testing.assert_allclose(gradient(even), np.exp(z) / np.exp(z).sum() - [1, 0, 0])
+    assert abs(gradient(even).sum()) < 1e-12
+    sure = EXPLORABLES["logits_and_loss"](z1=-4.0, z2=4.0, z3=0.0)
+    assert gradient(sure)[0] < -0.99
+    assert np.abs(gradient(squared)).max() < 0.02
+    assert not gradient(hinge).any()
+    assert 0.5 < hinge["data"][2]["y"][0] < 0.95
+
+
+def push(**parameters: Any) -> float:
+    """The derivative by the output, at the marked place."""
+    return float(EXPLORABLES["one_output"](**parameters)["data"][-1]["y"][0])
+
+
+def test_single_outputs_are_pushed_as_the_experiments_say() -> None:
+    assert push(loss="squared error", output=3.0) == 6
+    assert push(loss="absolute error", output=3.0) == 1
+    assert [round(push(loss="quantile 0.9", output=x), 9) for x in (-2.0, 2.0)] == [-0.9, 0.1]
+    focal, plain = (push(loss=loss, output=2.0, yes=True) for loss in ("focal, γ = 2", "binary cross-entropy"))
+    assert abs(focal) < abs(plain) / 10
+
+
+def test_the_squared_error_saturates_as_the_experiments_say() -> None:
+    def chances(fig: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        return fig["data"][2]["y"], fig["data"][5]["y"]
+
+    middle, wrong, helped = map(chances, tried("saturation"))
+    assert (middle[1][1:] > middle[0][1:]).all()
+    assert middle[0][-1] > 0.9
+    assert wrong[0][-1] < 0.005
+    assert wrong[1][-1] > 0.9
+    waiting, through = np.sum(helped[0] < 0.1), np.sum((helped[0] >= 0.1) & (helped[0] < 0.9))
+    assert waiting > 3
+    assert through <= 5
+    assert waiting > through
+
+
+def test_embeddings_are_pushed_as_the_experiments_say() -> None:
+    def strength(loss: str, friend: float, stranger: float) -> float:
+        return float(
+            EXPLORABLES["embeddings"](loss=loss, friend=friend, stranger=stranger)["text"].split()[-1].rstrip(".")
+        )
+
+    triplet, nce = "triplet, margin 1", "InfoNCE, temperature 0.5"
+    assert strength(triplet, 60.0, 150.0) > 0 == strength(triplet, 60.0, 300.0)
+    assert strength(nce, 60.0, 150.0) > strength(nce, 60.0, 300.0) > 0
+    assert strength("cosine embedding, apart", 60.0, 270.0) == 0

@@ -58,6 +58,21 @@ def test_the_shape_of_the_introduction_example_is_the_real_one():
     assert names["np"].allclose(pull(names["np"].ones(7))[0], nnbook.neurons.sigmoid(x))
 
 
+def test_the_example_of_the_page_about_explorables_is_one():
+    example, use = python_blocks("book/explorables.md")
+    names = {}
+    exec(compile(example, "book/explorables.md", "exec"), names)
+    descent = names["descent"]
+    assert len(descent.experiments) == 3
+    said = [descent(**trial.parameters)["frames"] for trial in descent.experiments]
+    x = [[float(moment["text"].split()[-1].rstrip(".")) for moment in frames] for frames in said]
+    assert x[0][20] > 0.005, "it creeps"
+    assert x[1][1] == 0, "one step is enough"
+    assert x[2][1] < 0 < x[2][2] < 1, "it swings"
+    assert abs(x[2][20]) < 0.05, "and gets there"
+    assert use.splitlines()[-1] == "descent"
+
+
 # Rosetta table
 
 
