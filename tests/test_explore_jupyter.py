@@ -7,6 +7,7 @@ import html
 import os
 import queue
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,13 @@ def test_an_experiment_sets_what_it_names_and_refuses_what_there_is_not() -> Non
         panel.set(w1=9)
 
 
+def test_a_slider_can_be_set_to_every_stop_of_the_page() -> None:
+    slider, stops = Panel(saturation).controls["start"], saturation.controls["start"].stops
+    steps = (np.array(stops) - slider.min) / slider.step
+    np.testing.assert_allclose(steps, np.round(steps), atol=1e-9)
+    assert 150 < (slider.max - slider.min) / slider.step < 250
+
+
 def test_the_next_move_cancels_training_and_progress_is_shown() -> None:
     async def session() -> None:
         panel.controls["hidden"].value = "8 and 8"
@@ -80,7 +88,8 @@ def test_the_next_move_cancels_training_and_progress_is_shown() -> None:
         await panel._task
 
     panel = Panel(network_learns)
-    asyncio.run(session())
+    with ThreadPoolExecutor(1) as pool:  # the browser tests, run before in the same process, hold a loop in this thread
+        pool.submit(asyncio.run, session()).result()
     assert panel.progress.layout.visibility == "hidden"
     assert_shows(panel, network_learns(hidden="8 and 8", lr=0.3))
 

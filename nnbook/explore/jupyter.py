@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import html
+import math
 import time
 from typing import Any
 
 import ipywidgets
+import numpy as np
 import plotly.graph_objects as go
 
 from nnbook.explore.core import Control, Explorable
@@ -209,9 +211,8 @@ def _control(control: Control, trains: bool):
     if control.kind == "integer":
         return ipywidgets.IntSlider(min=int(control.low), max=int(control.high), **ranged)
     if control.kind == "linear":
-        step = (control.high - control.low) / 200
+        gap = float(np.diff(control.stops).min())
+        step = gap / max(1, round(200 * gap / (control.high - control.low)))  # about 200 steps, the stops among them
         return ipywidgets.FloatSlider(min=control.low, max=control.high, step=step, readout_format=".2f", **ranged)
-    import math
-
     low, high = math.log10(control.low), math.log10(control.high)
     return ipywidgets.FloatLogSlider(min=low, max=high, step=(high - low) / 200, readout_format=".3g", **ranged)
