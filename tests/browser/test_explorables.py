@@ -212,7 +212,7 @@ def test_an_address_sets_the_widgets(page: str, browser: Any, address: str) -> N
 
 
 MARKUP = "<img src=x onerror=window.hurt=1><b>bold</b>"
-EVIL = ("1e999", "-1e9", "NaN", "", "__proto__", "%", "0x10", "1" * 5000)
+EVIL = ("1e999", "-1e9", "NaN", "", "__proto__", "%", "0x10", "1" * 500)
 
 
 def hostile(page: str, evil: str) -> str:
