@@ -114,7 +114,7 @@ def sgd(
 
 
 def adagrad_init(params: Tree, *, initial_accumulator_value: float = 0.0) -> State:
-    """Step counters 0 (``step``) and the sums of squares ``sum``, which start at ``initial_accumulator_value``, >= 0."""
+    """Step counters 0 (``step``) and sums of squares (``sum``) that begin at ``initial_accumulator_value``, >= 0."""
     start = _at_least_zero("initial_accumulator_value", initial_accumulator_value)
     return {"step": _zero_steps(params), "sum": tree_map(lambda p: np.full_like(p, start), params)}
 
@@ -564,7 +564,7 @@ def param_groups(optimizer: Optimizer, *groups: tuple[Callable[[str, Array], boo
 
 
 def bias_or_scale(name: str, p: Array) -> bool:
-    """True for a parameter of fewer than two axes: a bias, or the scale of a normalization. For :func:`param_groups`."""
+    """True for a parameter of fewer than two axes, a bias or the scale of a normalization; for :func:`param_groups`."""
     return np.ndim(p) < 2
 
 
@@ -973,7 +973,10 @@ def lr_finder(
     The test ends early as soon as the smoothed loss exceeds ``stop_factor`` times its lowest value, or when the loss is
     no longer finite.
 
-    SUGGESTION
+    The suggestion is a tenth of the rate at which the smoothed loss is lowest: there the rate is about to be too large,
+    and the average lags behind, so that the edge lies further down. It is a place to start a search from, within a
+    factor of ten, not its result. (Where the smoothed loss falls most steeply, which is a common rule, is often a
+    matter of the noise in its first values.)
 
     Args:
         params: where to start; not modified.
@@ -1006,6 +1009,8 @@ def lr_finder(
     num_iter = _whole("num_iter", num_iter, least=2)
     batch_size = _whole("batch_size", batch_size, least=1)
     smoothing = _below_one("smoothing", smoothing)
+    if not isinstance(rng, np.random.Generator):
+        raise ValueError(f"rng must be a numpy.random.Generator, not {type(rng).__name__}")
     if not stop_factor > 1:
         raise ValueError(f"stop_factor must be > 1, not {stop_factor}")
     init, step = optimizer
@@ -1031,11 +1036,7 @@ def lr_finder(
             params, state = step(params, grads, state, lr=lrs[-1], **hyperparameters)
     if not losses:
         raise ValueError(f"the loss is {float(value)} before the first step")
-    return RangeTest(np.array(lrs), np.array(losses), np.array(smoothed), _suggestion(lrs, smoothed))
-
-
-def _suggestion(lrs, smoothed):
-    return lrs[int(np.argmin(smoothed))] / 10
+    return RangeTest(np.array(lrs), np.array(losses), np.array(smoothed), lrs[int(np.argmin(smoothed))] / 10)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
