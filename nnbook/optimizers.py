@@ -663,7 +663,7 @@ def cosine_annealing_lr(step: int, *, lr: float, T_max: int, eta_min: float = 0.
 def linear_warmup(
     step: int, *, lr: float | Callable[[int], float], total_iters: int, start_factor: float = 1 / 3
 ) -> float:
-    """Learning rate that rises to its full value along a line, and then does what it likes (:eq:`eq-linear_warmup`).
+    """Learning rate that rises along a line to where another schedule, or a constant, begins (:eq:`eq-linear_warmup`).
 
     ::
 
@@ -746,10 +746,10 @@ def one_cycle(
     if not (div_factor > 0 and final_div_factor > 0):
         raise ValueError(f"div_factor and final_div_factor must be > 0, not {div_factor} and {final_div_factor}")
     max_lr = _at_least_zero("max_lr", max_lr)
-    initial = max_lr / div_factor
-    minimal = initial / final_div_factor
+    initial = max_lr / float(div_factor)
+    minimal = initial / float(final_div_factor)
 
-    rise = pct_start * total_steps - 1
+    rise = float(pct_start) * total_steps - 1
     phases = [(rise, initial, max_lr)]
     if three_phase:
         phases.append((2 * rise, max_lr, initial))
@@ -937,12 +937,16 @@ def _leaves(tree):
 
 
 class RangeTest(NamedTuple):
-    """What :func:`lr_finder` saw: rates, the loss before each step, its moving average; and the rate it suggests."""
+    """What :func:`lr_finder` returns."""
 
     lrs: Array
+    """The learning rates, (steps,)."""
     losses: Array
+    """The loss on each batch, before the step, (steps,)."""
     smoothed: Array
+    """Its moving average, (steps,)."""
     suggestion: float
+    """A learning rate to start a search from."""
 
 
 def lr_finder(

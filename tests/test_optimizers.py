@@ -1042,6 +1042,23 @@ def test_one_cycle_by_hand():
     assert rate(9) == pytest.approx(0.001)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "options"),
+    [
+        (step_lr, {"lr": 1.0, "step_size": 2.0, "gamma": 0.5}),
+        (exponential_lr, {"lr": 1.0, "gamma": 0.5}),
+        (cosine_annealing_lr, {"lr": 1.0, "T_max": 10.0, "eta_min": 0.1}),
+        (linear_warmup, {"lr": 1.0, "total_iters": 5.0, "start_factor": 0.1}),
+        (linear_warmup, {"lr": lambda step: np.float64(1.0), "total_iters": 1.0, "start_factor": 0.1}),
+        (one_cycle, {"max_lr": 1.0, "total_steps": 10.0, "pct_start": 0.3, "div_factor": 2.0, "final_div_factor": 4.0}),
+    ],
+)
+def test_a_rate_is_a_python_float(schedule, options):
+    """NumPy's numbers as options would make it one of theirs, which promotes float32 parameters."""
+    numpys = {key: value if callable(value) else np.float64(value) for key, value in options.items()}
+    assert {type(schedule(np.int64(step), **numpys)) for step in range(4)} == {float}
+
+
 def test_a_rise_of_length_zero_starts_at_the_peak():
     assert one_cycle(0, max_lr=2.0, total_steps=10, pct_start=0.1) == 2.0
 
