@@ -230,7 +230,7 @@ def rmsprop(
 
     PyTorch: ``torch.optim.RMSprop``, which lets alpha be 1 or more, and which takes the root of a negative number, nan,
     where rounding has made ``v - a^2`` negative; here it is 0 then. Sources: :cite:`tieleman2012`, for the centered
-    form :cite:`graves2013`.
+    form :cite:`graves2013`, whose eps stands inside the root.
     """
     lr = _at_least_zero("lr", lr)
     alpha = _below_one("alpha", alpha)
@@ -863,6 +863,14 @@ def clip_grad_norm(
 
         g * min(1, max_norm / (n + 1e-6))
 
+    To train with it, put it before the optimizer's step::
+
+        def clipped(params, grads, state, **options):
+            grads, _ = clip_grad_norm(grads, max_norm=1.0)
+            return adam(params, grads, state, **options)
+
+        result = fit(params, loss, data, optimizer=(adam_init, clipped), ...)
+
     Args:
         grads: an array or a nested dict of arrays; leaves that are ``None`` stay so.
         max_norm: >= 0; with ``math.inf`` the gradients are only measured.
@@ -1057,7 +1065,7 @@ def _update(f, params, grads, state, memory):
     def leaf(p, g, *old):
         if g is None:
             return p, *old
-        if np.result_type(p).kind not in "fc":
+        if np.result_type(p).kind != "f":
             raise ValueError(f"a parameter has dtype {np.result_type(p)}; only floats can follow a gradient")
         if np.shape(g) != np.shape(p):
             raise ValueError(f"the gradient has shape {np.shape(g)}, the parameter {np.shape(p)}")

@@ -775,10 +775,12 @@ def test_the_first_real_gradient_fills_the_momentum_buffer():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_integers_cannot_follow_a_gradient(name):
+    """Nor complex numbers, whose squares are not what Adam means by a square."""
     init, step = pair(name)
+    for params in ({"w": np.array([1, 2])}, {"w": np.array([1j, 2.0])}):
+        with pytest.raises(ValueError, match=f"a parameter has dtype {params['w'].dtype}"):
+            step(params, {"w": np.array([0.5, 0.5])}, init(params), lr=0.1)
     params = {"w": np.array([1, 2])}
-    with pytest.raises(ValueError, match="a parameter has dtype int64"):
-        step(params, {"w": np.array([0.5, 0.5])}, init(params), lr=0.1)
     assert step(params, {"w": None}, init(params), lr=0.1)[0]["w"].dtype == np.int64
 
 
@@ -1241,6 +1243,26 @@ def test_clipping_by_hand():
     assert clip_grad_norm(grads, max_norm=10.0)[0] == grads
     assert clip_grad_value(grads, clip_value=3.5) == {"a": np.array([3.0]), "b": np.array([3.5])}
     assert clip_grad_norm({"a": None}, max_norm=1.0) == ({"a": None}, 0.0)
+
+
+def test_clipping_before_the_step_is_that_of_torch():
+    """A loop with clip_grad_norm_ between backward and step, and its counterpart: an optimizer that clips first."""
+
+    def clipped(params, grads, state, **options):
+        return adam(params, clip_grad_norm(grads, max_norm=0.5)[0], state, **options)
+
+    rng = np.random.default_rng(0)
+    params = {"0": {"weight": rng.normal(size=(4, 3)), "bias": rng.normal(size=4)}}
+    twins = [torch.tensor(leaf, requires_grad=True) for leaf in flatten(params).values()]
+    optimizer, state = torch.optim.Adam(twins, lr=0.1), adam_init(params)
+    for _ in range(200):
+        params, state = clipped(params, params, state, lr=0.1)  # the gradient of half the squared norm
+        for p in twins:
+            p.grad = p.detach().clone()
+        torch.nn.utils.clip_grad_norm_(twins, 0.5)
+        optimizer.step()
+        for leaf, p in zip(flatten(params).values(), twins, strict=True):
+            assert np.allclose(leaf, p.detach().numpy(), rtol=0, atol=BOUND)
 
 
 def test_clipping_by_norm_keeps_the_direction_and_by_value_does_not():
