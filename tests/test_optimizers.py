@@ -70,7 +70,7 @@ def compare(
     name, options, *, steps=200, shapes=((4, 3), (4,), ()), missing=0.0, dtype=np.float64, schedule=None, groups=(),
     module=nnbook.optimizers,
 ):  # fmt: skip
-    """The largest difference from torch.optim over all steps, relative to the largest parameter of that step.
+    """The largest difference from torch.optim over all steps, relative to the largest parameter so far.
 
     The gradient is that of a quadratic, evaluated by each side at its own parameters, plus noise. A leaf has none with
     probability ``missing``, drawn anew at every step. ``groups`` are those of param_groups.
@@ -86,7 +86,7 @@ def compare(
     state = init(params) if accumulated is None else init(params, initial_accumulator_value=accumulated)
     optimizer, scales = make_twin(TWINS[name], twin, params, options, groups)
     sign = -1.0 if options.get("maximize") else 1.0
-    found = []
+    found, size = [], 0.0
     for i in range(steps):
         lr = schedule(i) if schedule else options["lr"]
         for group, (own, scale) in zip(optimizer.param_groups, scales, strict=True):
@@ -100,8 +100,8 @@ def compare(
         params, state = step(params, unflatten(grads), state, **{**ours, "lr": lr})
         optimizer.step()
         pairs = [(leaf, twin[key].detach().numpy()) for key, leaf in flatten(params).items()]
-        scale = np.max([np.max(np.abs(b), initial=0.0) for _, b in pairs]) or 1.0
-        found.append(np.max([np.max(np.abs(a - b), initial=0.0) for a, b in pairs]) / scale)
+        size = max(size, *(np.max(np.abs(b), initial=0.0) for _, b in pairs))
+        found.append(np.max([np.max(np.abs(a - b), initial=0.0) for a, b in pairs]) / (size or 1.0))
     return float(np.max(found))  # np.max keeps a nan, max would lose it
 
 
