@@ -149,7 +149,7 @@ OPTIONS = {
             "centered": st.booleans(),
         }
     ),
-    "adadelta": st.fixed_dictionaries(
+    "adadelta": st.fixed_dictionaries(  # with rho 0 one ulp at the start becomes 4e-7: no comparison
         {**COMMON, "lr": st.floats(1e-3, 1.0), "rho": st.sampled_from([0.5, 0.9, 0.99]), "eps": EPS}
     ),
     "adam": st.fixed_dictionaries(ADAM),
