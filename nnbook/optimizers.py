@@ -787,7 +787,7 @@ def reduce_lr_on_plateau(
 
     Called once an epoch with what was measured after it. For ``mode="min"``::
 
-        if metric < best * (1 - threshold):   (``"rel"``; for ``"abs"``: best - threshold)
+        if metric < best * (1 - threshold):   or best - threshold, for threshold_mode="abs"
             best, bad = metric, 0
         else:
             bad = bad + 1
@@ -818,8 +818,8 @@ def reduce_lr_on_plateau(
     Raises:
         ValueError: an option outside its range.
 
-    PyTorch: ``torch.optim.lr_scheduler.ReduceLROnPlateau``. With ``"rel"`` and metrics below 0, as a negative
-    log-likelihood may be, a *worse* metric counts as better there and here: use ``"abs"``.
+    PyTorch: ``torch.optim.lr_scheduler.ReduceLROnPlateau``. With ``"rel"`` and metrics below 0, as the negative
+    logarithm of a density may be, one that is a little *worse* counts as better, there and here: use ``"abs"``.
     """
     if mode not in ("min", "max"):
         raise ValueError(f"mode must be 'min' or 'max', not {mode!r}")
@@ -981,13 +981,13 @@ def lr_finder(
         a = smoothing * a + (1 - smoothing) * loss
         smoothed_i = a / (1 - smoothing^(i + 1))
 
-    The test ends early as soon as the smoothed loss exceeds ``stop_factor`` times its lowest value, or when the loss is
-    no longer finite.
+    The test ends early as soon as the smoothed loss exceeds ``stop_factor`` times its lowest value (if that is above
+    0), or when the loss is no longer finite.
 
     The suggestion is a tenth of the rate at which the smoothed loss is lowest: there the rate is about to be too large,
-    and the average lags behind, so that the edge lies further down. It is a place to start a search from, within a
-    factor of ten, not its result. (Where the smoothed loss falls most steeply, which is a common rule, is often a
-    matter of the noise in its first values.)
+    and the average lags behind, so that the edge lies further down. It is a place to start a search from, not its
+    result. (Where the smoothed loss falls most steeply, which is a common rule, is often a matter of the noise in its
+    first values.)
 
     Args:
         params: where to start; not modified.
@@ -1032,7 +1032,7 @@ def lr_finder(
     lrs: list[float] = []
     losses: list[float] = []
     smoothed: list[float] = []
-    with np.errstate(over="ignore", invalid="ignore"):  # a divergence is what the test is looking for
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a divergence is what the test is looking for
         for i in range(num_iter):
             rows = order[i * batch_size : (i + 1) * batch_size]
             value, grads = gradient(params, x[rows], y[rows])

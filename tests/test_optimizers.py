@@ -1135,6 +1135,16 @@ def test_a_plateau_by_hand():
     assert state == {"lr": 0.5, "best": 0.5, "num_bad_epochs": 0, "cooldown_counter": 0}
 
 
+def test_below_zero_a_relative_threshold_takes_a_little_worse_for_better():
+    bests = {}
+    for threshold_mode in ("rel", "abs"):
+        state = reduce_lr_on_plateau_init(1.0)
+        for loss in (-100.0, -99.995):
+            _, state = reduce_lr_on_plateau(loss, state, threshold_mode=threshold_mode)
+        bests[threshold_mode] = state["best"]
+    assert bests == {"rel": -99.995, "abs": -100.0}
+
+
 def test_the_state_of_a_plateau_is_not_changed():
     state = reduce_lr_on_plateau_init(1.0)
     before = dict(state)
