@@ -246,3 +246,78 @@ def test_embeddings_are_pushed_as_the_experiments_say() -> None:
     assert strength(triplet, 60.0, 150.0) > 0 == strength(triplet, 60.0, 300.0)
     assert strength(nce, 60.0, 150.0) > strength(nce, 60.0, 300.0) > 0
     assert strength("cosine embedding, apart", 60.0, 270.0) == 0
+
+
+def after(text: str, words: str) -> float:
+    """The number that stands in a text after certain words."""
+    return float(text.split(words)[1].split()[0].rstrip(".,;").replace("\N{MINUS SIGN}", "-"))
+
+
+def test_the_race_does_what_its_experiments_say() -> None:
+    def race(**parameters: Any) -> str:
+        return str(EXPLORABLES["optimizer_race"](condition=100.0, **parameters)["text"])
+
+    def loss(**parameters: Any) -> float:
+        text = race(**parameters)
+        return 0.0 if "the loss is below" in text else after(text, "the loss is ")
+
+    descent = {"optimizer": "gradient descent"}
+    assert "the flat mode by 0.99, the steep one by 0." in race(**descent, lr=0.01)
+    assert race(**descent, lr=0.02).startswith("At the edge: the rate is 2/λ_max = 0.02")
+    assert "is above 2/λ_max = 0.02, and a step multiplies the steep mode by 2;" in race(**descent, lr=0.03)
+    best = {"optimizer": "momentum", "beta": 0.67, "lr": 0.03}
+    assert loss(**best) < 3e-12
+    assert 0.008 < after(race(**best), "at its best rate, 0.0194, is ") < 0.009
+    assert min(loss(**descent, lr=lr) for lr in np.linspace(0.0185, 0.0199, 29)) > 0.008
+    assert loss(**{**best, "beta": 0.99}) > 1
+    turned = {"surface": "turned quadratic"}
+    assert race(**descent, lr=0.01) == race(**turned, **descent, lr=0.01)
+    assert race(**best) == race(**turned, **best)
+    assert loss(optimizer="AdaGrad", lr=1.0) == 0
+    assert loss(**turned, optimizer="AdaGrad", lr=1.0) > 0.005
+
+
+def test_the_surfaces_have_the_gradients_of_their_losses_and_vanish_at_their_minima() -> None:
+    from nnbook.explore.optimizers import SURFACES
+
+    rng, tiny = np.random.default_rng(0), 1e-6
+    for name, surface in SURFACES.items():
+        for x, y in rng.uniform(-2, 2, (20, 2)):
+            _, slope = surface.f(x, y, 7.0)
+            across = (surface.f(x + tiny, y, 7.0)[0] - surface.f(x - tiny, y, 7.0)[0]) / (2 * tiny)
+            up = (surface.f(x, y + tiny, 7.0)[0] - surface.f(x, y - tiny, 7.0)[0]) / (2 * tiny)
+            np.testing.assert_allclose(slope, (across, up), rtol=1e-5, atol=1e-5, err_msg=name)
+        for x, y in surface.minima:
+            assert surface.f(x, y, 7.0)[0] < 1e-9, name
+
+
+def test_the_rates_at_which_momentum_diverges_are_those_where_the_eigenvalues_pass_one() -> None:
+    from nnbook.explore.optimizers import LINEAR, SURFACES, descend, factor, limit
+
+    for optimizer in LINEAR:
+        for beta in (0.0, 0.3, 0.9, 0.99):
+            lr = limit(optimizer, beta)[1] / 10.0
+            assert factor(optimizer, 0.999 * lr, beta, 10.0) < 1 < factor(optimizer, 1.001 * lr, beta, 10.0)
+    for optimizer in LINEAR:  # at this rate the larger eigenvalue is real, so the run comes to follow it
+        path = np.abs(descend(SURFACES["quadratic"], optimizer, 0.03, 0.5, 10.0)[:, 0])
+        assert abs((path[90] / path[60]) ** (1 / 30) - factor(optimizer, 0.03, 0.5, 1.0)) < 1e-4, optimizer
+
+
+def test_schedules_do_what_their_experiments_say() -> None:
+    from nnbook.explore.optimizers import RUNS, floor, noisy_descent
+
+    def end(**parameters: Any) -> float:
+        return after(EXPLORABLES["schedules"](**parameters)["text"], "the mean loss is ")
+
+    arrived = []
+    for lr in (0.3, 0.1):
+        losses = noisy_descent("constant", lr, 400, 0.0, 0.3)[1][:, :RUNS].mean(axis=1)
+        assert 0.85 < losses[200:].mean() / floor(lr) < 1.15
+        arrived.append(int(np.argmax(losses < 1.5 * floor(lr))))
+    assert 2.5 < arrived[1] / arrived[0] < 5
+    assert 0.28 < floor(0.1) / floor(0.3) < 0.36
+    constant, cosine = end(schedule="constant"), end(schedule="cosine")
+    assert 4.5 < constant / cosine < 7.5
+    assert end(schedule="exponential", decay=0.1) > 3 * constant
+    assert "thrown out" in EXPLORABLES["schedules"](lr=1.0)["text"].split(":")[0]
+    assert end(lr=1.0, warmup=0.1) < 0.01

@@ -1,8 +1,9 @@
 """Figures as plain data: dicts as plotly spells them, whose long lists of numbers are NumPy arrays.
 
 An explorable returns :func:`figure`, made of traces (:func:`line`, :func:`dots`, :func:`bars`, :func:`surface`,
-:func:`words`) on one or several panels (:func:`panel`) side by side. Colours are those of :mod:`nnbook.plots`, which
-read well on a light page and on a dark one. Everything drawn is finite and clipped where it is made.
+:func:`contours`, :func:`band`, :func:`words`) on one or several panels (:func:`panel`) side by side. Colours are those
+of :mod:`nnbook.plots`, which read well on a light page and on a dark one. Everything drawn is finite and clipped where
+it is made.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nnbook.plots import BLUE
+from nnbook.plots import BLUE, GREY
 
 
 def diverging(strength: float) -> list[list]:
@@ -97,6 +98,7 @@ def panel(
     xlabel: str = "",
     ylabel: str = "",
     ticks: Mapping[Any, str] | None = None,
+    yticks: Mapping[Any, str] | None = None,
     log: bool = False,
     bare: bool = False,
     equal: bool = False,
@@ -109,6 +111,8 @@ def panel(
         x, y: limits; for a logarithmic ``y`` its powers of ten. Give them, so that the axes stand still.
         xlabel, ylabel: names of the axes.
         ticks: place -> name on the x axis, for bars.
+        yticks: place -> name on the y axis. A curve over many powers of ten keeps its small values in a bank only as a
+            curve of logarithms; this names their places.
         log: logarithmic y axis.
         bare: no axes at all, for a picture.
         equal: one unit is as long across as it is up.
@@ -126,6 +130,8 @@ def panel(
         up["range"] = list(y)
     if ticks:
         across |= {"tickvals": list(ticks), "ticktext": list(ticks.values())}
+    if yticks:
+        up |= {"tickvals": list(yticks), "ticktext": list(yticks.values()), "zeroline": False}
     if log:
         up |= {"type": "log", "dtick": 1, "zeroline": False}
     if bare:
@@ -205,6 +211,29 @@ def surface(x, y, z, *, low: float, high: float, strength: float = 0.85, on: int
     }
     look = {"zmin": low, "zmax": high, "colorscale": diverging(strength), "zsmooth": "best", "showscale": False}
     return {**drawn, **look, "hoverinfo": "skip", "showlegend": False, **_on(on)}
+
+
+def contours(
+    x, y, z, *, low: float, high: float, count: int = 10, colour: str = GREY, opacity: float = 0.6, on: int = 0
+) -> dict[str, Any]:
+    """Thin level lines of (H, W) ``z`` over (W,) ``x`` and (H,) ``y``: ``count``, evenly from ``low`` to ``high``."""
+    drawn: dict[str, Any] = {
+        "type": "contour",
+        "x": np.asarray(x, float),
+        "y": np.asarray(y, float),
+        "z": np.asarray(z),
+    }
+    levels = {"coloring": "none", "start": low, "end": high, "size": (high - low) / (count - 1)}
+    look = {"contours": levels, "autocontour": False, "line": {"color": colour, "width": 1}, "showscale": False}
+    return {**drawn, **look, "opacity": opacity, "hoverinfo": "skip", "showlegend": False, **_on(on)}
+
+
+def band(x, low, high, *, name: str = "", colour: str = BLUE, opacity: float = 0.25, on: int = 0) -> dict[str, Any]:
+    """What lies between the curves (N,) ``low`` and ``high``, filled."""
+    around = line(
+        np.concatenate([x, x[::-1]]), np.concatenate([high, low[::-1]]), name=name, colour=colour, width=0, on=on
+    )
+    return {**around, "fill": "toself", "fillcolor": colour, "opacity": opacity}
 
 
 def words(

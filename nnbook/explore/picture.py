@@ -59,6 +59,8 @@ def _panel(sheet, layout, end: str, traces, width: float, height: float) -> None
         ax.set_ylim(10.0 ** np.array(y["range"]) if y.get("type") == "log" else y["range"])
     if "tickvals" in x:
         ax.set_xticks(x["tickvals"], x["ticktext"])
+    if "tickvals" in y:
+        ax.set_yticks(y["tickvals"], y["ticktext"])
     if y.get("visible", True):
         ax.grid(y["showgrid"], axis="y")
         ax.grid(x["showgrid"], axis="x")
@@ -92,6 +94,15 @@ def _trace(ax, trace: dict[str, Any], depth: int) -> None:
         cmap = LinearSegmentedColormap.from_list("", stops)
         scale = {"vmin": trace["zmin"], "vmax": trace["zmax"], "cmap": cmap}
         ax.imshow(trace["z"], **scale, origin="lower", extent=extent, aspect="auto", interpolation="bilinear", zorder=1)
+    elif kind == "contour":
+        step = trace["contours"]
+        levels = np.arange(step["start"], step["end"] + step["size"] / 2, step["size"])
+        pen = {
+            "colors": trace["line"]["color"],
+            "linewidths": trace["line"]["width"] * 72 / INCH,
+            "linestyles": "solid",
+        }
+        ax.contour(x, y, trace["z"], levels, **pen, alpha=alpha, zorder=1.5)
     elif kind == "bar":
         ax.bar(x, y, trace["width"], color=trace["marker"]["color"], **shared)
     elif kind == "scatter" and mode == "text":
@@ -108,6 +119,8 @@ def _trace(ax, trace: dict[str, Any], depth: int) -> None:
             "", (x[-1], y[-1]), (x[0], y[0]), arrowprops={**shaft, "mutation_scale": 11}, zorder=shared["zorder"]
         )
         ax.plot([], [], color=pen["color"], label=label)
+    elif kind == "scatter" and "fill" in trace:
+        ax.fill(x, y, color=trace["fillcolor"], linewidth=0, **shared)
     elif kind == "scatter" and mode == "lines":
         pen = trace["line"]
         ax.plot(x, y, color=pen["color"], linewidth=pen["width"] * 72 / INCH, linestyle=DASHES[pen["dash"]], **shared)
