@@ -298,8 +298,9 @@ def batch_norm(x, weight=None, bias=None, *, eps=1e-5):
         ValueError: a channel has no more than one value (it would always become 0), the shapes do not fit, or ``eps``
             is negative.
 
-    PyTorch: ``torch.nn.functional.batch_norm(..., training=True)``, which accepts an empty batch (and then makes the
-    running statistics nan). Source: :cite:`ioffe2015`.
+    With ``eps = 0`` a channel of equal values divides by 0. PyTorch: ``torch.nn.functional.batch_norm(...,
+    training=True)``, which wants ``eps > 0``, and accepts an empty batch (the running statistics are then nan). Source:
+    :cite:`ioffe2015`.
     """
     x = _as_float(x)
     _check_channels("batch_norm", x, weight=weight, bias=bias)
