@@ -97,6 +97,7 @@ def panel(
     xlabel: str = "",
     ylabel: str = "",
     ticks: Mapping[Any, str] | None = None,
+    yticks: Mapping[Any, str] | None = None,
     log: bool = False,
     bare: bool = False,
     equal: bool = False,
@@ -109,6 +110,8 @@ def panel(
         x, y: limits; for a logarithmic ``y`` its powers of ten. Give them, so that the axes stand still.
         xlabel, ylabel: names of the axes.
         ticks: place -> name on the x axis, for bars.
+        yticks: place -> name on the y axis. A curve over many powers of ten keeps its small values in a bank only as a
+            curve of logarithms; this names their places.
         log: logarithmic y axis.
         bare: no axes at all, for a picture.
         equal: one unit is as long across as it is up.
@@ -126,6 +129,8 @@ def panel(
         up["range"] = list(y)
     if ticks:
         across |= {"tickvals": list(ticks), "ticktext": list(ticks.values())}
+    if yticks:
+        up |= {"tickvals": list(yticks), "ticktext": list(yticks.values()), "zeroline": False}
     if log:
         up |= {"type": "log", "dtick": 1, "zeroline": False}
     if bare:

@@ -59,6 +59,8 @@ def _panel(sheet, layout, end: str, traces, width: float, height: float) -> None
         ax.set_ylim(10.0 ** np.array(y["range"]) if y.get("type") == "log" else y["range"])
     if "tickvals" in x:
         ax.set_xticks(x["tickvals"], x["ticktext"])
+    if "tickvals" in y:
+        ax.set_yticks(y["tickvals"], y["ticktext"])
     if y.get("visible", True):
         ax.grid(y["showgrid"], axis="y")
         ax.grid(x["showgrid"], axis="x")
