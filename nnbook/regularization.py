@@ -1037,6 +1037,8 @@ def rotate(images, degrees, *, fill: float = 0.0) -> Array:
             f"rotate: degrees of shape {degrees.shape} do not fit images of shape {images.shape}; expected a number or "
             f"({len(images)},)"
         )
+    if not np.all(np.isfinite(degrees)):
+        raise ValueError("rotate: degrees must be finite numbers")
     angle = np.radians(np.broadcast_to(degrees, len(images)))[:, None, None]
     i, j = _pixels(images)
     middle_i, middle_j = (images.shape[-2] - 1) / 2, (images.shape[-1] - 1) / 2
