@@ -24,7 +24,7 @@ NOISE, WORLDS = 0.3, 6
 PLANE = np.linspace(-1, 1, 73)
 SIZES = (1, 2, 3, 4, 5, 6, 7, 9, 11, 14, 19, 24, 30, 39, 50, 60)
 TICKS = (1, 2, 4, 8, 16, 32, 60)
-POWERS = {-3: "≤ 0.001", -2: "0.01", -1: "0.1", 0: "1", 1: "10", 2: "100", 3: "≥ 1000"}
+POWERS = {-3: "0.001", -2: "0.01", -1: "0.1", 0: "1", 1: "10", 2: "100", 3: "1000"}
 
 
 def truth(x):
@@ -91,14 +91,14 @@ def number(value: float) -> str:
     "Overfitting",
     caption="Points that are a sine plus noise, and the curve of the chosen model that fits them best. Thin: the "
     "curves that other noise would have given; where they part, the fit follows the noise. The second panel shows the "
-    "mean errors over all noise for every size: the test error is the squared bias plus the variance plus that of the "
-    "noise, 0.09. Size is the degree of the polynomial, or the number of neurons; of these only the weights to the "
-    "output are learned.",
+    "mean errors over all noise for every size, what is off the scale at its edge: the test error is the squared bias "
+    "plus the variance plus that of the noise, 0.09. Size is the degree of the polynomial, or the number of neurons; "
+    "of these only the weights to the output are learned.",
     experiments=(
         experiment(
             "Raise the size from 2 over 5 to 19, where a polynomial has as many coefficients as there are points.",
             "The training error falls all the way. The test error falls as long as the bias does; then the variance "
-            "takes over, and at 19 the curves swing off between the points, each its own way.",
+            "takes over, and at 19 the curves swing wildly towards the ends, each its own way.",
             size=19,
         ),
         experiment(
@@ -232,9 +232,9 @@ def signals(init: str, norm: str, activation: str, depth: int):
     "Signals on their way through a deep network",
     caption="64 examples go through layers of 64 neurons, each a linear map, the norm if there is one, and the "
     "activation; layer 0 is the input. The first panel has a histogram for every layer, the darker the more neurons "
-    "and examples are there; what lies outside counts at the edge. The second: the size of the activations, how far "
-    "those of one neuron differ between examples, and the gradient of a loss by them on its way back from the last "
-    "layer.",
+    "and examples are there; what lies outside counts at the edge. The second panel: the size of the activations, "
+    "their differences (from one example to another, for the same neuron), and the gradient of a loss by them on its "
+    "way back from the last layer.",
     experiments=(
         experiment(
             "Take relu and 30 layers, and compare Xavier with He.",
@@ -276,7 +276,7 @@ def depth_explorer(init, norm, activation, depth):
     places = np.arange(depth + 1.0)
     curves = {
         "activations": (scale, BLUE, "solid"),
-        "between examples": (apart, GREEN, "dash"),
+        "differences": (apart, GREEN, "dash"),
         "gradients": (push, VERMILLION, "solid"),
     }
     data = [
