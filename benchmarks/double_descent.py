@@ -2,7 +2,7 @@
 
 The test error rises towards the interpolation threshold, where there are as many features as images, and comes down
 again behind it; a ridge takes the peak away. Five seeds, each with images, features and (in the second part) wrong
-labels of its own. A tenth of the training labels is wrong there, as they often are.
+labels of its own. A tenth of the training labels is wrong there.
 
 Nothing is chosen on the test images: every strength of the ridge is shown. "tuned" is the strength that did best, at
 each number of features, on 1,000 other images.
@@ -83,32 +83,33 @@ def one(seed, wrong, counts):
     return rows
 
 
-def measure(quick):
+def over_seeds(runs):
+    """Mean and standard deviation over the seeds at each number of features; ``runs[seed][i]`` is a row."""
+    curves = {}
+    for key in ("training", "test", "training_mse", "test_mse", "norm"):
+        points = [spread(row[key] for row in rows) for rows in zip(*runs, strict=True)]
+        curves[key] = {part: [float(f"{point[part]:.5g}") for point in points] for part in ("mean", "sd")}
+    return curves
 
+
+def measure(quick):
     seeds = range(1 if quick else 5)
     counts = [100, 500, 2000] if quick else COUNTS
-    keys = ("training", "test", "training_mse", "test_mse", "norm")
     parts, bars = {}, []
     for wrong in WRONG:
         runs = [one(seed, wrong, counts) for seed in seeds]
-        curves = {}
-        for lam in RIDGES:
-            at = [[row for row in run if row["ridge"] == lam] for run in runs]
-            curves[f"{lam:g}"] = {key: [spread(run[i][key] for run in at) for i in range(len(counts))] for key in keys}
-        chosen = [
-            [
-                min((row for row in run if row["features"] == count), key=lambda row: row["validation"])
-                for count in counts
-            ]
-            for run in runs
-        ]
-        curves["tuned"] = {key: [spread(run[i][key] for run in chosen) for i in range(len(counts))] for key in keys}
-        curves["tuned"]["ridge"] = [[run[i]["ridge"] for run in chosen] for i in range(len(counts))]
+        curves = {
+            f"{lam:g}": over_seeds([[row for row in run if row["ridge"] == lam] for run in runs]) for lam in RIDGES
+        }
+        at = [[[row for row in run if row["features"] == count] for count in counts] for run in runs]
+        chosen = [[min(rows, key=lambda row: row["validation"]) for rows in run] for run in at]
+        curves["tuned"] = over_seeds(chosen) | {"ridge": [[row["ridge"] for row in run] for run in chosen]}
         parts[f"{wrong:g}"] = curves
         for name, curve in curves.items():
             print(f"{100 * wrong:g} % wrong labels, ridge {name}: test error in %")
-            print("  " + "  ".join(f"{n}: {100 * e['mean']:.1f}" for n, e in zip(counts, curve["test"], strict=True)))
-        plain, tuned = ([e["mean"] for e in curves[name]["test"]] for name in ("0", "tuned"))
+            means = zip(counts, curve["test"]["mean"], strict=True)
+            print("  " + "  ".join(f"{count}: {100 * mean:.1f}" for count, mean in means))
+        plain, tuned = (curves[name]["test"]["mean"] for name in ("0", "tuned"))
         label = f"{100 * wrong:g} % wrong labels"
         peak = plain[counts.index(IMAGES)] / plain[-1]
         rise = max(after / min(tuned[:i]) for i, after in enumerate(tuned) if i)
