@@ -226,12 +226,18 @@ def _standardize(x, axes, eps):
     """``x-hat = (x - mean) / sqrt(var + eps)`` along the axes, and ``1 / sqrt(var + eps)``."""
     centred, var = _centre(x, axes)
     r = 1 / np.sqrt(var + eps)
-    return centred * r, r
+    centred *= r  # in place, here and below: at the size of images a new array costs more than the arithmetic
+    return centred, r
 
 
 def _standardize_vjp(g, xhat, r, axes):
-    """From ``g``, the cotangent of ``x-hat``, to that of ``x``: two means are taken out, the scale is divided out."""
-    return r * (g - _mean(g, axes) - xhat * _mean(g * xhat, axes))
+    """``r (g - mean(g) - x-hat mean(g x-hat))``, where ``g`` is the cotangent of ``x-hat``."""
+    along = g * xhat
+    along = np.multiply(xhat, _mean(along, axes), out=along)
+    dx = g - _mean(g, axes)
+    dx -= along
+    dx *= r
+    return dx
 
 
 def _centre(x, axes):
@@ -249,7 +255,10 @@ def _mean(x, axes):
 
 def _affine(xhat, weight, bias):
     y = xhat if weight is None else xhat * weight
-    return y if bias is None else y + bias
+    if bias is None or y is xhat or np.result_type(y, bias) != y.dtype:
+        return y if bias is None else y + bias
+    y += bias
+    return y
 
 
 def _by_channel(a, x):
@@ -968,8 +977,6 @@ def warp(images, rows, columns, *, fill: float = 0.0) -> Array:
     PyTorch: ``torch.nn.functional.grid_sample(..., align_corners=True)``, whose places run from -1 to 1 and start with
     the column.
     """
-    from scipy.ndimage import map_coordinates  # here, because importing it takes longer than the rest of nnbook
-
     images = _images("warp", images)
     shape = (len(images), *images.shape[-2:])
     for name, where in (("rows", rows), ("columns", columns)):
@@ -980,13 +987,28 @@ def warp(images, rows, columns, *, fill: float = 0.0) -> Array:
             )
         if not np.all(np.isfinite(where)):
             raise ValueError(f"warp: {name} must be finite numbers")
-    places = np.stack([np.broadcast_to(rows, shape), np.broadcast_to(columns, shape)], 1).astype(float)
-    out = np.empty_like(images, order="C")
-    for image, place, target in zip(images, places, out, strict=True):
-        for plane in np.ndindex(image.shape[:-2]):
-            # Beyond the edge "grid-constant" interpolates with the fill, "constant" would cut a pixel off by rounding.
-            map_coordinates(image[plane], place, target[plane], order=1, mode="grid-constant", cval=fill)
-    return out
+    H, W = shape[1:]
+    around = ((0, 0),) * (images.ndim - 2) + ((1, 1), (1, 1))
+    padded = np.pad(images, around, constant_values=fill)
+    padded = padded.reshape(len(images), math.prod(images.shape[1:-2]), (H + 2) * (W + 2))
+    i, a = _whole_and_rest(np.broadcast_to(rows, shape), H, images.dtype)
+    j, b = _whole_and_rest(np.broadcast_to(columns, shape), W, images.dtype)
+    corner = (i * (W + 2) + j).reshape(len(images), 1, H * W)
+
+    def pixel(down, right):
+        return np.take_along_axis(padded, corner + (down * (W + 2) + right), axis=2).reshape(images.shape)
+
+    a, b = (rest.reshape(len(images), *[1] * (images.ndim - 3), H, W) for rest in (a, b))
+    upper = (1 - b) * pixel(0, 0) + b * pixel(0, 1)
+    lower = (1 - b) * pixel(1, 0) + b * pixel(1, 1)
+    return (1 - a) * upper + a * lower
+
+
+def _whole_and_rest(where, size, dtype):
+    """A place among ``size`` pixels as the number of the pixel before it, in the padded image, and a rest in [0, 1]."""
+    where = np.clip(where, -1, size) + 1.0  # from one pixel beyond the edge on, all is fill
+    whole = np.minimum(where.astype(np.intp), size)
+    return whole, (where - whole).astype(dtype)
 
 
 def shift(images, offset, *, fill: float = 0.0) -> Array:
@@ -1097,14 +1119,15 @@ def random_elastic(
 
     Source: :cite:`simard2003`, whose ``alpha`` multiplies the smoothed noise without measuring it.
     """
-    from scipy.ndimage import gaussian_filter
+    from scipy.ndimage import gaussian_filter1d  # here, because importing it takes longer than the rest of nnbook
 
     _rng("random_elastic", rng)
     if not (alpha >= 0 and sigma > 0):
         raise ValueError(f"random_elastic: alpha must be >= 0 and sigma > 0, not {alpha} and {sigma}")
     images = _images("random_elastic", images)
     noise = rng.uniform(-1, 1, (len(images), 2, *images.shape[-2:]))
-    field = gaussian_filter(noise, (0, 0, sigma, sigma), mode="reflect")
+    down, right = (gaussian_filter1d(np.eye(n), sigma, axis=0, mode="reflect") for n in images.shape[-2:])
+    field = down @ noise @ right.T  # the filter of the unit vectors is the filter as a matrix, and faster so
     size = np.sqrt(_mean(field * field, (2, 3)))
     field *= alpha / np.where(size > 0, size, 1)
     i, j = _pixels(images)
