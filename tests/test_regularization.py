@@ -1353,3 +1353,54 @@ def test_fit_names_what_a_state_needs():
         fit(np.ones(2), lambda w, s, x, y: None, data, validation=data, state={"a": np.zeros(1)}, **options)
     with pytest.raises(ValueError, match="validation_loss, metric and patience need a validation set"):
         fit(np.ones(2), lambda w, x, y: None, data, validation_loss=lambda w, x, y: 0.0, **options)
+
+
+def test_training_with_norms_and_dropout_is_that_of_torch_step_for_step(rng):
+    """Thirty steps of SGD with weight decay, batch and layer norm, and one mask for both: every parameter, every
+    running statistic, and what the trained model says in evaluation."""
+    norm, statistics = batch_norm_init(8, dtype=np.float64)
+    params = {**mlp_init(rng, (5, 8, 8, 3), dtype=np.float64), "1": norm, "3": layer_norm_init(8, dtype=np.float64)}
+    state = {"1": statistics}
+    p, lam, lr = 0.4, 0.01, 0.1
+    modules = {
+        "0": torch.nn.Linear(5, 8),
+        "1": torch.nn.BatchNorm1d(8),
+        "2": torch.nn.Linear(8, 8),
+        "3": torch.nn.LayerNorm(8),
+        "4": torch.nn.Linear(8, 3),
+    }
+    twin = torch.nn.ModuleDict(modules).double()
+    twin.load_state_dict({**to_torch(params), **to_torch(state)})
+    sgd_of_torch = torch.optim.SGD(twin.parameters(), lr=lr, weight_decay=lam)
+
+    def logits(params, x, mask, training):
+        h, new = batch_norm_layer(params["1"], state["1"], linear(x, **params["0"]), training=training)
+        h = dropout(relu(layer_norm(linear(relu(h), **params["2"]), **params["3"])), mask, p=p)
+        logits.state = {"1": new}
+        return linear(h, **params["4"])
+
+    def logits_of_torch(x, mask):
+        h = torch.relu(twin["1"](twin["0"](torch.tensor(x))))
+        h = torch.relu(twin["3"](twin["2"](h)))
+        return twin["4"](h if mask is None else h * torch.tensor(mask) / (1 - p))
+
+    for _ in range(30):
+        x, y, mask = rng.normal(size=(6, 5)), rng.integers(0, 3, 6), dropout_mask(rng, (6, 8), p=p)
+
+        def loss(params, x, y, mask):
+            return cross_entropy(logits(params, x, mask, True), y) + lam * l2_penalty(params, leaves=lambda *_: True)
+
+        _, grads = value_and_grad(loss)(params, x, y, mask)
+        params, _ = sgd(params, grads, {}, lr=lr)
+        state = logits.state
+        sgd_of_torch.zero_grad()
+        F.cross_entropy(logits_of_torch(x, mask), torch.tensor(y)).backward()
+        sgd_of_torch.step()
+    theirs = from_torch(twin.state_dict())
+    ours = {**flatten(params), **flatten(state)}
+    assert set(ours) == set(flatten(theirs))
+    for key, leaf in flatten(theirs).items():
+        assert np.allclose(ours[key], leaf, rtol=1e-9, atol=1e-11), key
+    twin.eval()
+    x = rng.normal(size=(4, 5))
+    assert np.allclose(logits(params, x, None, False), logits_of_torch(x, None).detach().numpy(), rtol=1e-9)
