@@ -87,6 +87,11 @@ def number(value: float) -> str:
     return "less than 0.001" if value < 0.001 else "more than 1000" if value > 1000 else f"{value:.3g}"
 
 
+def _logarithm(x, y, low: float, high: float, **look):
+    """A curve on the second panel of the logarithms of ``y``, so it does not tell its numbers under the mouse."""
+    return {**line(x, np.round(np.log10(np.clip(y, low, high)), 2), on=1, **look), "hoverinfo": "name"}
+
+
 @explorable(
     "Overfitting",
     caption="Points that are a sine plus noise, and the curve of the chosen model that fits them best. Thin: the "
@@ -135,8 +140,7 @@ def overfitting(model, points, size, lam, p):
     sizes = np.array(sorted({*SIZES, size}))
     heights = np.array([errors(model, count, s, lam, p) for s in sizes]).T
     training, test, bias2, variance = heights[:, sizes == size][:, 0]
-    places, heights = np.log2(sizes), np.round(np.log10(np.clip(heights, 1e-3, 1e3)), 2)
-    here = np.log2([size])
+    places, here = np.log2(sizes), np.log2([size])
     looks = {
         "training": (BLUE, "solid"),
         "test": (GREEN, "solid"),
@@ -149,11 +153,11 @@ def overfitting(model, points, size, lam, p):
         line(PLANE, fits[:, 0], name="fit", colour=VERMILLION),
         dots(x, y[:, 0], name="points", colour=BLUE, size=7),
         *(
-            line(places, height, name=name, colour=colour, dash=dash, on=1)
+            _logarithm(places, height, 1e-3, 1e3, name=name, colour=colour, dash=dash)
             for height, (name, (colour, dash)) in zip(heights, looks.items(), strict=True)
         ),
-        dots(here, heights[0, sizes == size], colour=BLUE, size=10, on=1),
-        dots(here, heights[1, sizes == size], colour=GREEN, size=10, on=1),
+        dots(here, np.log10(np.clip([training], 1e-3, 1e3)), colour=BLUE, size=10, on=1),
+        dots(here, np.log10(np.clip([test], 1e-3, 1e3)), colour=GREEN, size=10, on=1),
     ]
     ticks = {float(np.log2(tick)): str(tick) for tick in TICKS}
     return figure(
@@ -282,14 +286,7 @@ def depth_explorer(init, norm, activation, depth):
     data = [
         surface(np.arange(DEEPEST + 1.0), VALUES, np.round(np.sqrt(np.minimum(share, 0.25)), 2), low=-0.5, high=0.5),
         *(
-            line(
-                places,
-                np.round(np.log10(np.clip(height, FLOOR, CEILING)), 2),
-                name=name,
-                colour=colour,
-                dash=dash,
-                on=1,
-            )
+            _logarithm(places, height, FLOOR, CEILING, name=name, colour=colour, dash=dash)
             for name, (height, colour, dash) in curves.items()
         ),
     ]
