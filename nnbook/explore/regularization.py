@@ -141,6 +141,7 @@ def overfitting(model, points, size, lam, p):
     heights = np.array([errors(model, count, s, lam, p) for s in sizes]).T
     training, test, bias2, variance = heights[:, sizes == size][:, 0]
     places, here = np.log2(sizes), np.log2([size])
+    marks = np.round(np.log10(np.clip([training, test], 1e-3, 1e3)), 2)
     looks = {
         "training": (BLUE, "solid"),
         "test": (GREEN, "solid"),
@@ -156,8 +157,8 @@ def overfitting(model, points, size, lam, p):
             _logarithm(places, height, 1e-3, 1e3, name=name, colour=colour, dash=dash)
             for height, (name, (colour, dash)) in zip(heights, looks.items(), strict=True)
         ),
-        dots(here, np.log10(np.clip([training], 1e-3, 1e3)), colour=BLUE, size=10, on=1),
-        dots(here, np.log10(np.clip([test], 1e-3, 1e3)), colour=GREEN, size=10, on=1),
+        dots(here, marks[:1], colour=BLUE, size=10, on=1),
+        dots(here, marks[1:], colour=GREEN, size=10, on=1),
     ]
     ticks = {float(np.log2(tick)): str(tick) for tick in TICKS}
     return figure(
