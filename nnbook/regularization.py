@@ -485,7 +485,7 @@ def layer_norm(x, weight=None, bias=None, *, normalized_shape=None, eps=1e-5):
     """Each example standardized over its own features, then scaled and shifted (:eq:`eq-layer_norm`).
 
     Args:
-        x: (..., *S). The statistics are taken over the last axes, of shape S.
+        x: (..., S), where S may be several axes. The statistics are taken over these.
         weight: S, the scales, or ``None`` for 1.
         bias: S, the shifts, or ``None`` for 0.
         normalized_shape: S, a number or a tuple. By default the shape of ``weight``, or of ``bias``, or else the last
@@ -583,7 +583,7 @@ def rms_norm(x, weight=None, *, normalized_shape=None, eps=None):
     """Each example divided by the root mean square of its features, then scaled (:eq:`eq-rms_norm`).
 
     Args:
-        x: (..., *S). The mean square is taken over the last axes, of shape S.
+        x: (..., S), where S may be several axes. The mean square is taken over these.
         weight: S, the scales, or ``None`` for 1.
         normalized_shape: S, a number or a tuple. By default the shape of ``weight``, or else the last axis alone.
         eps: added to the mean square, >= 0. ``None`` is the machine epsilon of the dtype of ``x``, as in PyTorch.
