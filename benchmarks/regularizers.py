@@ -22,7 +22,7 @@ from _common import Bar, main, spread, timed
 
 IMAGES, EPOCHS, BATCH, HIDDEN = 1000, 40, 50, 100
 CONTROL = "none"
-RATES = [1e-2, 3e-2, 1e-1]
+RATES = [3e-3, 1e-2, 3e-2, 1e-1]
 SELECTION, SEEDS = [10, 11], [0, 1, 2, 3, 4]
 GRIDS: dict[str, list] = {
     CONTROL: [0.0],
