@@ -937,3 +937,260 @@ REFERENCES.update(
         ),
     ),
 )
+
+
+# Chapter 5: nnbook.regularization
+
+
+def masked(p: float, *shape: int, mask: tuple[int, ...] | None = None) -> Callable[[Rng], tuple[Any, ...]]:
+    """Normal numbers and a mask that keeps each with probability ``1 - p``."""
+    return lambda rng: (rng.normal(size=shape), np.asarray(rng.random(shape if mask is None else mask) >= p))
+
+
+def statistics(*shape: int) -> Callable[[Rng], tuple[Any, ...]]:
+    """Numbers of that shape; a mean, a variance, a scale and a shift for each channel on axis 1."""
+
+    def draw(rng):
+        C = shape[1]
+        return 2 + 3 * rng.normal(size=shape), rng.normal(size=C), rng.uniform(0.5, 2, C), *rng.normal(size=(2, C))
+
+    return draw
+
+
+def _torch_dropout(torch):
+    # torch draws its own mask, so this is its formula; the tests compare with F.dropout itself, mask recovered.
+    return lambda x, mask=None, p=0.5: x * 1 if mask is None else x * mask / (1 - p)
+
+
+def _torch_batch_norm(torch):
+    def batch_norm(x, weight=None, bias=None, eps=1e-5):
+        return torch.nn.functional.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
+
+    return batch_norm
+
+
+def _torch_batch_norm_eval(torch):
+    def batch_norm_eval(x, mean, var, weight=None, bias=None, eps=1e-5):
+        return torch.nn.functional.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
+
+    return batch_norm_eval
+
+
+def _torch_layer_norm(torch):
+    def layer_norm(x, weight=None, bias=None, normalized_shape=None, eps=1e-5):
+        return torch.nn.functional.layer_norm(
+            x, _normalized_shape(x, normalized_shape, weight, bias), weight, bias, eps
+        )
+
+    return layer_norm
+
+
+def _torch_rms_norm(torch):
+    def rms_norm(x, weight=None, normalized_shape=None, eps=None):
+        return torch.nn.functional.rms_norm(x, _normalized_shape(x, normalized_shape, weight), weight, eps)
+
+    return rms_norm
+
+
+def _normalized_shape(x, shape, *arrays):
+    if shape is None:
+        shape = next((a.shape for a in arrays if a is not None), x.shape[-1:])
+    return (shape,) if isinstance(shape, int) else tuple(shape)
+
+
+def _torch_group_norm(torch):
+    def group_norm(x, weight=None, bias=None, *, num_groups, eps=1e-5):
+        return torch.nn.functional.group_norm(x, num_groups, weight, bias, eps)
+
+    return group_norm
+
+
+def _without_weight(*shape: int) -> Callable[[Rng], tuple[Any, ...]]:
+    return lambda rng: (rng.normal(size=shape), None, rng.normal(size=shape[1]))
+
+
+NEGATIVE_EPS = {"eps": -1e-5}
+EPS_RANGE = "eps must be >= 0, not -1e-05"
+BATCH_BAD = (
+    (Case("one axis", normal((4,), (4,), (4,))), r"\(N, C\) or \(N, C, \.\.\.\), not \(4,\)"),
+    (Case("weight too long", normal((5, 3), (5,), (3,))), r"weight of shape \(5,\).*\(5, 3\)"),
+    (Case("bias that would broadcast", normal((5, 3), (3,), (1,))), r"bias of shape \(1,\).*\(5, 3\)"),
+)
+
+REFERENCES.update(
+    soft_threshold=Reference(
+        lambda torch: lambda x, threshold: torch.nn.functional.softshrink(x, lambd=threshold),
+        (
+            Case("matrix", normal((4, 5)), {"threshold": 0.5}),
+            Case("vector", lambda rng: (3 * rng.normal(size=9),), {"threshold": 1.5}),
+            Case("no threshold", normal((2, 3, 4)), {"threshold": 0.0}),
+            Case("0-d", uniform(1, 2, ()), {"threshold": 0.5}),
+            Case("size 1", uniform(1, 2, (1,)), {"threshold": 0.5}),
+            Case("size 0", normal((0, 3)), {"threshold": 0.5}),
+        ),
+        kinks=lambda x, threshold: np.abs(np.abs(x) - threshold),
+        at_kinks=(Case("at the threshold", fixed([-0.5, 0.5, 0.0, 1.0]), {"threshold": 0.5}),),
+        extremes=(Case("both ends", fixed([-np.inf, -1e4, 1e4, np.inf]), {"threshold": 0.5}),),
+        bad=((Case("negative threshold", normal((3,)), {"threshold": -0.5}), "threshold must be >= 0, not -0.5"),),
+    ),
+    dropout=Reference(
+        _torch_dropout,
+        (
+            Case("matrix", masked(0.5, 4, 5)),
+            Case("few dropped", masked(0.2, 6, 5), {"p": 0.2}),
+            Case("most dropped", masked(0.9, 6, 5), {"p": 0.9}),
+            Case("whole channels", masked(0.5, 4, 3, 2, 2, mask=(4, 3, 1, 1))),
+            Case("the same for every row", masked(0.5, 4, 9, mask=(9,))),
+            Case("evaluation", normal((4, 5))),
+            Case("mask None", lambda rng: (rng.normal(size=(4, 5)), None), {"p": 0.3}),
+            Case("size 1", lambda rng: (rng.normal(size=(1,)), np.array([True]))),
+            Case("size 0", masked(0.5, 0, 3)),
+        ),
+        analytic=True,
+        bad=(
+            (Case("p of 1", masked(0.5, 2, 3), {"p": 1.0}), r"p must lie in \[0, 1\), not 1.0"),
+            (Case("negative p", masked(0.5, 2, 3), {"p": -0.1}), r"p must lie in \[0, 1\), not -0.1"),
+            (Case("p in per cent", masked(0.5, 2, 3), {"p": 50}), r"p must lie in \[0, 1\), not 50"),
+            (Case("mask of numbers", normal((2, 3), (2, 3))), "mask has dtype float64, expected bool"),
+            (Case("another shape", masked(0.5, 2, 3, mask=(2,))), r"mask of shape \(2,\).*\(2, 3\)"),
+            (Case("mask larger than x", masked(0.5, 1, 3, mask=(4, 3))), r"mask of shape \(4, 3\).*\(1, 3\)"),
+        ),
+    ),
+    batch_norm=Reference(
+        _torch_batch_norm,
+        (
+            Case("batch", normal((6, 4), (4,), (4,))),
+            Case("another scale", lambda rng: (5 + 3 * rng.normal(size=(7, 3)), *rng.normal(size=(2, 3)))),
+            Case("sequences", normal((3, 2, 5), (2,), (2,))),
+            Case("images", normal((2, 3, 4, 2), (3,), (3,))),
+            Case("no weight, no bias", normal((6, 4))),
+            Case("weight alone", normal((6, 4), (4,))),
+            Case("bias alone", _without_weight(6, 4)),
+            Case("large eps", normal((5, 3), (3,), (3,)), {"eps": 0.5}),
+            Case("tiny eps", normal((5, 3), (3,), (3,)), {"eps": 1e-12}),
+            Case("one example, many places", normal((1, 2, 6), (2,), (2,))),
+            Case("size 1", lambda rng: (rng.normal(size=(5, 1)), np.array([1.5]), np.array([0.5]))),
+            Case("no channel", normal((3, 0))),
+        ),
+        analytic=True,
+        bad=(
+            *BATCH_BAD,
+            (Case("batch of one", normal((1, 3), (3,), (3,))), r"more than one value a channel.*\(1, 3\)"),
+            (Case("batch of none", normal((0, 3), (3,), (3,))), r"more than one value a channel.*\(0, 3\)"),
+            (Case("negative eps", normal((5, 3), (3,), (3,)), NEGATIVE_EPS), EPS_RANGE),
+        ),
+        extremes=(
+            Case("both ends", uniform(-1e4, 1e4, (6, 4), (4,), (4,))),
+            Case("channels of zeros", lambda rng: (np.zeros((4, 3)), *rng.normal(size=(2, 3)))),
+        ),
+    ),
+    batch_norm_eval=Reference(
+        _torch_batch_norm_eval,
+        (
+            Case("batch", statistics(6, 4)),
+            Case("one example", statistics(1, 4)),
+            Case("images", statistics(2, 3, 4, 2)),
+            Case("no weight, no bias", lambda rng: statistics(5, 3)(rng)[:3]),
+            Case("weight alone", lambda rng: statistics(5, 3)(rng)[:4]),
+            Case("large eps", statistics(5, 3), {"eps": 0.5}),
+            Case("size 1", statistics(1, 1)),
+            Case("no row", statistics(0, 3)),
+        ),
+        analytic=True,
+        constants=(1, 2),
+        bad=(
+            (Case("one axis", lambda rng: (np.ones(4), *np.ones((2, 4)))), r"\(N, C, \.\.\.\), not \(4,\)"),
+            (Case("mean too short", fixed(np.ones((2, 3)), np.ones(2), np.ones(3))), r"mean of shape \(2,\).*\(2, 3\)"),
+            (Case("var too short", fixed(np.ones((2, 3)), np.ones(3), np.ones(2))), r"var of shape \(2,\).*\(2, 3\)"),
+            (Case("negative var", fixed(np.ones((2, 3)), np.ones(3), -np.ones(3))), r"variance must be >= 0, not -1.0"),
+            (Case("weight too long", lambda rng: (*statistics(5, 3)(rng)[:3], np.ones(5))), r"\(5,\).*\(5, 3\)"),
+            (Case("negative eps", statistics(5, 3), NEGATIVE_EPS), EPS_RANGE),
+        ),
+    ),
+    layer_norm=Reference(
+        _torch_layer_norm,
+        (
+            Case("batch", normal((5, 6), (6,), (6,))),
+            Case("another scale", lambda rng: (5 + 3 * rng.normal(size=(4, 7)), *rng.normal(size=(2, 7)))),
+            Case("sequences", normal((2, 3, 5), (5,), (5,))),
+            Case("two axes", normal((4, 3, 2), (3, 2), (3, 2))),
+            Case("all axes", normal((3, 4), (3, 4), (3, 4))),
+            Case("one example", normal((6,), (6,), (6,))),
+            Case("no weight, no bias", normal((5, 6))),
+            Case("normalized shape", normal((2, 3, 4)), {"normalized_shape": (3, 4)}),
+            Case("normalized size", normal((2, 3, 4), (4,)), {"normalized_shape": 4}),
+            Case("bias alone", lambda rng: (rng.normal(size=(2, 3, 4)), None, rng.normal(size=(3, 4)))),
+            Case("large eps", normal((5, 6), (6,), (6,)), {"eps": 0.5}),
+            Case("no row", normal((0, 3), (3,), (3,))),
+            Case("no feature", normal((3, 0), (0,), (0,))),
+        ),
+        analytic=True,
+        bad=(
+            (Case("weight too long", normal((5, 3), (4,), (4,))), r"\(5, 3\).*\(4,\)"),
+            (Case("weight that would broadcast", normal((5, 3), (1,), (1,))), r"\(5, 3\).*\(1,\)"),
+            (Case("bias of another shape", normal((5, 3), (3,), (5, 3))), r"bias of shape \(5, 3\).*\(5, 3\)"),
+            (Case("shape of another x", normal((5, 3)), {"normalized_shape": (4, 3)}), r"\(5, 3\).*\(4, 3\)"),
+            (Case("weight against shape", normal((5, 3), (3,)), {"normalized_shape": (5, 3)}), r"\(3,\).*\(5, 3\)"),
+            (Case("0-d", normal(())), r"\(\) does not end in"),
+            (Case("no axis", normal((5, 3)), {"normalized_shape": ()}), r"\(5, 3\) does not end in.*\(\)"),
+            (Case("negative eps", normal((5, 3)), NEGATIVE_EPS), EPS_RANGE),
+        ),
+        extremes=(
+            Case("both ends", uniform(-1e4, 1e4, (4, 6), (6,), (6,))),
+            Case("rows of zeros", lambda rng: (np.zeros((3, 4)), *rng.normal(size=(2, 4)))),
+        ),
+    ),
+    group_norm=Reference(
+        _torch_group_norm,
+        (
+            Case("two groups", normal((3, 6), (6,), (6,)), {"num_groups": 2}),
+            Case("images", normal((2, 6, 3, 2), (6,), (6,)), {"num_groups": 3}),
+            Case("sequences", normal((3, 4, 5), (4,), (4,)), {"num_groups": 2}),
+            Case("one group", normal((3, 4, 2), (4,), (4,)), {"num_groups": 1}),
+            Case("a group for each channel", normal((3, 4, 5), (4,), (4,)), {"num_groups": 4}),
+            Case("no weight, no bias", normal((3, 6)), {"num_groups": 2}),
+            Case("weight alone", normal((3, 6), (6,)), {"num_groups": 2}),
+            Case("large eps", normal((3, 6), (6,), (6,)), {"num_groups": 2, "eps": 0.5}),
+            Case(
+                "size 1", lambda rng: (rng.normal(size=(3, 1, 4)), np.array([1.5]), np.array([0.5])), {"num_groups": 1}
+            ),
+            Case("no row", normal((0, 4), (4,), (4,)), {"num_groups": 2}),
+        ),
+        analytic=True,
+        bad=(
+            *((Case(case.name, case.arrays, {"num_groups": 1}), message) for case, message in BATCH_BAD),
+            (Case("4 groups of 6", normal((3, 6)), {"num_groups": 4}), r"4 groups.*6 channels.*\(3, 6\)"),
+            (Case("no group", normal((3, 6)), {"num_groups": 0}), r"0 groups.*6 channels"),
+            (Case("negative eps", normal((3, 6)), {"num_groups": 2, **NEGATIVE_EPS}), EPS_RANGE),
+        ),
+        extremes=(Case("both ends", uniform(-1e4, 1e4, (3, 6), (6,), (6,)), {"num_groups": 2}),),
+    ),
+    rms_norm=Reference(
+        _torch_rms_norm,
+        (
+            Case("batch", normal((5, 6), (6,))),
+            Case("another scale", lambda rng: (5 + 3 * rng.normal(size=(4, 7)), rng.normal(size=7))),
+            Case("sequences", normal((2, 3, 5), (5,))),
+            Case("two axes", normal((4, 3, 2), (3, 2))),
+            Case("one example", normal((6,), (6,))),
+            Case("no weight", normal((5, 6))),
+            Case("normalized shape", normal((2, 3, 4)), {"normalized_shape": (3, 4)}),
+            Case("large eps", normal((5, 6), (6,)), {"eps": 0.5}),
+            Case("size 1", lambda rng: (rng.uniform(0.5, 2, (3, 1)), np.array([1.5])), {"eps": 0.5}),
+            Case("no row", normal((0, 3), (3,))),
+            Case("no feature", normal((3, 0), (0,))),
+        ),
+        analytic=True,
+        bad=(
+            (Case("weight too long", normal((5, 3), (4,))), r"\(5, 3\).*\(4,\)"),
+            (Case("shape of another x", normal((5, 3)), {"normalized_shape": (4, 3)}), r"\(5, 3\).*\(4, 3\)"),
+            (Case("weight against shape", normal((5, 3), (3,)), {"normalized_shape": (5, 3)}), r"\(3,\).*\(5, 3\)"),
+            (Case("0-d", normal(())), r"\(\) does not end in"),
+            (Case("negative eps", normal((5, 3)), NEGATIVE_EPS), EPS_RANGE),
+        ),
+        extremes=(
+            Case("both ends", uniform(-1e4, 1e4, (4, 6), (6,))),
+            Case("rows of zeros", lambda rng: (np.zeros((3, 4)), rng.normal(size=4)), {"eps": 1e-5}),
+        ),
+    ),
+)

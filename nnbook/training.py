@@ -42,12 +42,14 @@ class Result:
     ``history`` has one entry per epoch under each key: ``train_loss`` (mean over the epoch's examples, each measured
     just before its batch was used), ``lr`` (of the epoch's last step) and, with a validation set, ``validation_loss``
     and ``validation_metric`` (after the epoch). ``best_epoch`` counts from 0 and is the one whose parameters were kept
-    by early stopping, otherwise the last (-1 if there was none).
+    by early stopping, otherwise the last (-1 if there was none). ``state`` is what the loss carried along, as it was
+    after that epoch; ``None`` for a loss that carries nothing.
     """
 
     params: Tree
     history: History
     best_epoch: int
+    state: Tree = None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -66,8 +68,10 @@ def fit(
     batch_size: int,
     rng: np.random.Generator,
     validation: tuple[Any, Any] | None = None,
+    validation_loss: Callable[..., Any] | None = None,
     metric: Callable[..., Any] | None = None,
     patience: int | None = None,
+    state: Tree = None,
     checkpoint: str | os.PathLike | None = None,
     progress: bool | None = None,
     **hyperparameters: Any,
@@ -87,26 +91,31 @@ def fit(
         batch_size: examples in a batch, >= 1.
         rng: shuffles the examples.
         validation: ``(x, y)`` on which the loss is measured after every epoch.
+        validation_loss: what is measured there in place of ``loss``, with the same arguments: the loss in evaluation,
+            without dropout, augmentation and penalty. It returns the value alone.
         metric: ``metric(params, x, y)`` is measured there as well; a mean over examples.
         patience: stop after so many epochs without a new lowest validation loss, and return the parameters that had
             the lowest one. Without it the last parameters are returned.
+        state: arrays, or a nested dict of them, that the loss carries from batch to batch, such as running statistics.
+            With it the loss is ``loss(params, state, x, y) -> (value, state)``, and ``validation_loss`` and ``metric``
+            take ``(params, state, x, y)``.
         checkpoint: a file written after every epoch. If it exists, training goes on from it, and the result is the one
             that an uninterrupted run would have had, bit for bit.
         progress: show a progress bar; by default only on a terminal, so that stored notebooks contain none.
         **hyperparameters: handed to the optimizer's step.
 
     Raises:
-        ValueError: an argument outside its range, ``x`` and ``y`` of different lengths, no data, or a checkpoint that
-            is damaged or belongs to another run.
+        ValueError: an argument outside its range, ``x`` and ``y`` of different lengths, no data, a validation set and a
+            state but no ``validation_loss``, or a checkpoint that is damaged or belongs to another run.
         FloatingPointError: the loss is NaN or infinite; names the step (from 0) and the epoch (from 0).
     """
     x, y = _examples(data, "training")
-    _check(epochs, batch_size, rng, validation, metric, patience)
+    _check(epochs, batch_size, rng, validation, validation_loss, metric, patience, state)
     if validation is not None:
         validation = _examples(validation, "validation")
     init, step_function = optimizer
     steps_per_epoch = math.ceil(len(x) / batch_size)
-    run = _Run(params, init(params), {"train_loss": [], "lr": []}, params)
+    run = _Run(params, init(params), state, {"train_loss": [], "lr": []}, params, state)
     identity = {
         "optimizer": _name(step_function),
         "hyperparameters": {key: repr(value) for key, value in sorted(hyperparameters.items())},
@@ -115,8 +124,10 @@ def fit(
         "examples": len(x),
         "shapes of the data": [list(x.shape), list(y.shape)],
         "validation": None if validation is None else [list(array.shape) for array in validation],
+        "validation_loss": None if validation_loss is None else _name(validation_loss),
         "metric": None if metric is None else _name(metric),
         "patience": patience,
+        "state": None if state is None else sorted(_named({"state": state})),
     }
     if checkpoint is not None:
         _named(params)  # what cannot be written is refused before the work, not after
@@ -126,7 +137,7 @@ def fit(
         run = _resume(checkpoint, params, identity, rng)
         if len(run.history["lr"]) > epochs:
             raise ValueError(f"{checkpoint} is at epoch {len(run.history['lr'])}, beyond the {epochs} asked for")
-    gradient = value_and_grad(functools.partial(_finite, loss))
+    gradient = value_and_grad(functools.partial(_finite, loss if state is None else run.keep_state(loss)))
 
     with _progress_bar(progress, steps_per_epoch, epochs, len(run.history["lr"])) as bar:
         for epoch in range(len(run.history["lr"]), epochs):
@@ -145,13 +156,13 @@ def fit(
             run.history["train_loss"].append(total / len(x))
             run.history["lr"].append(rate)
             bar.set_postfix(loss=f"{total / len(x):.4f}", refresh=False)
-            _validate(run, epoch, loss, validation, metric)
+            _validate(run, epoch, validation_loss or loss, validation, metric)
             if patience is None or run.history["validation_loss"][-1] < run.lowest:
-                run.best_params, run.best_epoch = run.params, epoch
+                run.best_params, run.best_carried, run.best_epoch = run.params, run.carried, epoch
                 run.lowest = run.history["validation_loss"][-1] if validation is not None else math.inf
             if checkpoint is not None:
                 _save_run(checkpoint, run, identity, rng)
-    return Result(run.best_params, run.history, run.best_epoch)
+    return Result(run.best_params, run.history, run.best_epoch, run.best_carried)
 
 
 @dataclass
@@ -160,10 +171,27 @@ class _Run:
 
     params: Tree
     state: dict[str, Any]
+    carried: Tree
     history: History
     best_params: Tree
+    best_carried: Tree
     best_epoch: int = -1
     lowest: float = math.inf
+
+    def keep_state(self, loss):
+        """The loss as a function of ``(params, x, y)``; the state that it returns is handed to the next call."""
+
+        def kept(params, x, y):
+            value, self.carried = loss(params, self.carried, x, y)
+            return value
+
+        return kept
+
+    def with_state(self, function):
+        """A validation loss or a metric as a function of ``(params, x, y)``."""
+        if self.carried is None:
+            return function
+        return lambda params, x, y: function(params, self.carried, x, y)
 
 
 def _finite(loss, params, x, y, *, place):
@@ -181,12 +209,12 @@ def _finite(loss, params, x, y, *, place):
 def _validate(run, epoch, loss, validation, metric):
     if validation is None:
         return
-    value = evaluate(run.params, loss, validation)
+    value = evaluate(run.params, run.with_state(loss), validation)
     if not math.isfinite(value):
         raise FloatingPointError(f"the validation loss is {value} after epoch {epoch} (counted from 0)")
     run.history.setdefault("validation_loss", []).append(value)
     if metric is not None:
-        run.history.setdefault("validation_metric", []).append(evaluate(run.params, metric, validation))
+        run.history.setdefault("validation_metric", []).append(evaluate(run.params, run.with_state(metric), validation))
 
 
 def _examples(data, name):
@@ -198,7 +226,7 @@ def _examples(data, name):
     return x, y
 
 
-def _check(epochs, batch_size, rng, validation, metric, patience):
+def _check(epochs, batch_size, rng, validation, validation_loss, metric, patience, state):
     for name, number in (("batch_size", batch_size), ("epochs", epochs)):
         if not isinstance(number, (int, np.integer)):
             raise ValueError(f"{name} must be an integer, not {number!r}")
@@ -210,8 +238,12 @@ def _check(epochs, batch_size, rng, validation, metric, patience):
         raise ValueError(f"rng must be a numpy.random.Generator, not {type(rng).__name__}")
     if patience is not None and patience < 1:
         raise ValueError(f"patience must be >= 1, not {patience}")
-    if validation is None and (metric is not None or patience is not None):
-        raise ValueError("metric and patience need a validation set: pass validation=(x, y)")
+    if validation is None and not (validation_loss is None and metric is None and patience is None):
+        raise ValueError("validation_loss, metric and patience need a validation set: pass validation=(x, y)")
+    if validation is not None and state is not None and validation_loss is None:
+        raise ValueError(
+            "a loss with a state is one of training; the validation set needs validation_loss(params, state, x, y)"
+        )
 
 
 def _name(function):
@@ -339,6 +371,9 @@ def _save_run(path, run, identity, rng):
     state = flatten(run.state)
     tensors = _named(run.params)
     tensors |= {f"{PREFIX}best/{key}": array for key, array in _named(run.best_params).items()}
+    if run.carried is not None:
+        carried = {"now": run.carried, "best": run.best_carried}
+        tensors |= {f"{PREFIX}state/{key}": array for key, array in _named(carried).items()}
     tensors |= {f"{PREFIX}optimizer/{key}": leaf for key, leaf in state.items() if isinstance(leaf, Array)}
     rest = {
         "identity": identity,
@@ -373,7 +408,17 @@ def _resume(path, params, identity, rng):
     state = unflatten({**part(f"{PREFIX}optimizer/"), **rest["optimizer"]})
     best = unflatten(part(f"{PREFIX}best/"))
     own = {key: own[key] for key in kinds}  # in the order of the caller
-    return _Run(unflatten(own), state, rest["history"], best, rest["best_epoch"], rest["lowest"])
+    carried = unflatten(part(f"{PREFIX}state/")) or {"now": None, "best": None}
+    return _Run(
+        unflatten(own),
+        state,
+        carried["now"],
+        rest["history"],
+        best,
+        carried["best"],
+        rest["best_epoch"],
+        rest["lowest"],
+    )
 
 
 def _array_to_json(array):

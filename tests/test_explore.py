@@ -321,3 +321,82 @@ def test_schedules_do_what_their_experiments_say() -> None:
     assert end(schedule="exponential", decay=0.1) > 3 * constant
     assert "thrown out" in EXPLORABLES["schedules"](lr=1.0)["text"].split(":")[0]
     assert end(lr=1.0, warmup=0.1) < 0.01
+
+
+def test_the_errors_of_the_overfitting_widget_are_those_of_many_noisy_samples() -> None:
+    from nnbook.explore import regularization as module
+    from nnbook.regularization import bias_variance
+
+    x = module._world("polynomial", 20)[0]
+    inside, outside = module.smoother("polynomial", 20, 6, 1e-3, 0.2)
+    noisy = module.truth(x) + module.NOISE * np.random.default_rng(0).standard_normal((4000, 20))
+    bias2, variance = bias_variance(noisy @ outside.T, module.truth(module.PLANE))
+    training, test, *parts = module.errors("polynomial", 20, 6, 1e-3, 0.2)
+    np.testing.assert_allclose([bias2, variance], parts, rtol=0.1, atol=1e-4)
+    np.testing.assert_allclose(((noisy @ inside.T - noisy) ** 2).mean(), training, rtol=0.05)
+    np.testing.assert_allclose(bias2 + variance + module.NOISE**2, test, rtol=0.05)
+
+
+def test_the_overfitting_widget_fits_as_ridge_does_and_dropout_is_the_mean_over_its_masks() -> None:
+    from nnbook.explore import regularization as module
+    from nnbook.regularization import dropout, dropout_mask, ridge
+
+    _, y, phi, plane = module._world("layer of random neurons", 20)
+    phi, plane = phi[:, :9], plane[:, :9]
+    middle, level = phi.mean(0), y.mean(0)
+    w = ridge(phi - middle, y - level, lam=20 * 0.03)
+    expected = (plane - middle) @ w + level
+    np.testing.assert_allclose(module.smoother("layer of random neurons", 20, 9, 0.03, 0.0)[1] @ y, expected, rtol=1e-9)
+
+    masks = dropout_mask(np.random.default_rng(0), (4000, *phi.shape), p=0.3)  # every point many times, masked anew
+    many = dropout(np.broadcast_to(phi, masks.shape), masks, p=0.3).reshape(-1, 9)
+    middle = many.mean(0)
+    w = ridge(many - middle, np.tile(y, (4000, 1)) - level, lam=0.0)
+    fitted = module.smoother("layer of random neurons", 20, 9, 1e-9, 0.3)[1] @ y
+    assert np.abs((plane - middle) @ w + level - fitted).max() < 0.02 < np.abs(fitted - expected).max()
+
+
+def test_overfitting_goes_as_its_experiments_say() -> None:
+    from nnbook.explore.regularization import SIZES, errors
+
+    def at(size: int, lam: float = 1e-8, p: float = 0.0) -> tuple[float, float, float, float]:
+        return errors("polynomial", 20, size, lam, p)
+
+    training, test, bias2, variance = np.array([at(size) for size in SIZES]).T
+    assert (np.diff(training) < 0).all()
+    assert (np.diff(variance[: SIZES.index(19) + 1]) > 0).all()
+    assert SIZES[test.argmin()] == 5
+    assert bias2[SIZES.index(2)] > 10 * variance[SIZES.index(2)]
+    assert variance[SIZES.index(19)] > 1000 > 1 > bias2[SIZES.index(19)]
+    for calm in (at(19, lam=0.01), at(19, p=0.1)):
+        assert test.min() < calm[1] < 1.6 * test.min()
+        assert calm[0] > training[SIZES.index(19)]
+        assert calm[2] > bias2[SIZES.index(19)]
+    assert test.min() < test[SIZES.index(60)] < 1e-4 * test[SIZES.index(19)]
+
+
+def test_deep_signals_go_as_the_experiments_say() -> None:
+    from nnbook.explore.regularization import INITS, signals
+
+    def at(**how: str) -> tuple[float, float, float]:
+        layers, gradients = signals(**{"norm": "none", "init": "Xavier", "activation": "tanh", "depth": 30} | how)
+        size = np.sqrt((gradients**2).mean(axis=(1, 2)))
+        rms, apart = np.sqrt((layers[-1] ** 2).mean()), np.sqrt(layers[-1].var(axis=0).mean())
+        return rms, apart, size[0] / size[-1]
+
+    for kept in at(activation="relu", init="Xavier")[::2]:
+        assert 2**-15 / 4 < kept < 2**-15 * 4
+    for kept in at(activation="relu", init="He")[::2]:
+        assert 1 / 4 < kept < 4
+    assert 200 < at(init="too large: σ = 0.3")[2] < 2000
+    for init in INITS:
+        rms, _, grown = at(norm="batch norm", init=init)
+        assert 0.6 < rms < 0.7
+        assert 4 < grown < 25
+    layers = signals("too large: σ = 0.3", "none", "tanh", 30)[0][-1]
+    assert (np.abs(layers) > 0.9).mean() > 0.4
+    rms, apart, ratio = at(activation="sigmoid", norm="layer norm")
+    assert rms > 0.5
+    assert max(apart, ratio) < 1e-9
+    assert at(activation="sigmoid", norm="batch norm")[1] > 0.1
+    assert signals("Xavier", "layer norm", "sigmoid", 30)[0][-1].std(axis=1).min() > 0.1  # the neurons do differ
