@@ -12,7 +12,7 @@ import pytest
 from nnbook.explore import explorables
 from nnbook.explore.bank import pack, unpack
 from nnbook.explore.core import Explorable
-from nnbook.explore.figures import at_frame
+from nnbook.explore.figures import at_frame, check
 
 EXPLORABLES = explorables()
 KERNEL_MS = 20
@@ -58,6 +58,7 @@ def test_there_are_explorables_for_the_first_three_chapters() -> None:
 def test_figures_are_finite_everywhere_on_the_range(e: Explorable) -> None:
     for setting in corners(e):
         fig = e(**setting)
+        check(fig)
         assert all(np.isfinite(array).all() for array in numbers(fig)), setting
         assert fig["text"], setting
 
@@ -104,33 +105,38 @@ def test_a_wrong_parameter_is_refused(e: Explorable) -> None:
 def test_a_figure_survives_its_bank(e: Explorable) -> None:
     fig = e()
     back = unpack(pack([fig]))[0]
-    for before, after in zip(drawn(fig), drawn(back), strict=True):
-        for key, value in before.items():
-            if isinstance(value, np.ndarray) and not fig["frames"]:
-                step = (value.max() - value.min()) / 65534
-                assert np.abs(after[key] - value).max() <= step + 1e-12
+    for number in {0, len(fig["frames"]) // 2, max(len(fig["frames"]) - 1, 0)}:
+        for i, (before, after) in enumerate(zip(at_frame(fig, number)[0], at_frame(back, number)[0], strict=True)):
+            for key, value in before.items():
+                if isinstance(value, np.ndarray) and value.size:
+                    versions = [m["data"][i][key] for m in fig["frames"] if key in m["data"][i]] or [value]
+                    whole = np.concatenate([np.ravel(v) for v in versions])
+                    half_a_step = (whole.max() - whole.min()) / 65534 / 2
+                    assert np.abs(after[key] - value).max() <= 1.001 * half_a_step + 1e-12, (number, i, key)
 
 
 @every
 def test_a_move_is_answered_soon(e: Explorable) -> None:
     if e.trains:
         pytest.skip("trains; it reports progress instead")
-    best = dict.fromkeys(e.controls, np.inf)
+    best: dict[str, float] = {}
     for _ in range(5):  # processor time, and the best of five, because another process may have the core
-        for name, control in e.controls.items():
+        for setting in corners(e):
             start = time.process_time()
-            e(**{name: control.stops[0]})
-            best[name] = min(best[name], 1e3 * (time.process_time() - start))
-    assert max(best.values()) < KERNEL_MS, best
+            e(**setting)
+            best[str(setting)] = min(best.get(str(setting), np.inf), 1e3 * (time.process_time() - start))
+    slowest = max(best, key=best.__getitem__)
+    assert best[slowest] < KERNEL_MS, (slowest, best[slowest])
 
 
 @every
 def test_what_trains_reports_its_progress(e: Explorable) -> None:
-    if e.trains:
-        shares = list(e.run())
-        assert len(shares) > 5
-        assert shares == sorted(shares)
-        assert 0 <= shares[0] <= shares[-1] <= 1
+    if not e.trains:
+        pytest.skip("trains nothing")
+    shares = list(e.run())
+    assert len(shares) > 5
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] <= shares[-1] <= 1
 
 
 def test_the_planted_bug_is_found_where_there_is_a_fork_and_only_there() -> None:

@@ -257,3 +257,30 @@ def at_frame(fig: dict[str, Any], number: int = -1) -> tuple[list[dict], str]:
     moment = fig["frames"][number]
     traces = [{**trace, **update} for trace, update in zip(fig["data"], moment["data"], strict=True)]
     return traces, moment.get("text", fig["text"])
+
+
+def check(fig: dict[str, Any]) -> None:
+    """Raise a ValueError if a figure cannot be drawn as it stands, at one of its moments or before.
+
+    Raises:
+        ValueError: numbers that are not finite, a trace whose arrays do not fit each other, or a frame that sets what
+            its trace does not have (each is named).
+    """
+    if not isinstance(fig, dict) or not {"data", "layout", "frames", "text"} <= fig.keys():
+        raise ValueError(f"a function of an explorable returns figure(...), not {type(fig).__name__}")
+    for number in range(max(len(fig["frames"]), 1)):
+        updates = fig["frames"][number]["data"] if fig["frames"] else [{}] * len(fig["data"])
+        for i, (trace, update) in enumerate(zip(fig["data"], updates, strict=True)):
+            where = f"trace {i}" + (f" of frame {number}" if fig["frames"] else "")
+            if unknown := update.keys() - trace.keys():
+                raise ValueError(f"{where} sets {', '.join(sorted(unknown))}, which the trace does not have")
+            if not update and number:
+                continue
+            now = {**trace, **update}
+            for key in ("x", "y", "z"):
+                if key in now and not np.isfinite(now[key]).all():
+                    raise ValueError(f"{where}: {key} holds numbers that are not finite; clip them")
+            shape = (len(now["y"]), len(now["x"])) if "z" in now else (len(now["x"]),)
+            found = np.shape(now["z"] if "z" in now else now["y"])
+            if found != shape or len(now.get("text", now["x"])) != len(now["x"]):
+                raise ValueError(f"{where} has x of length {len(now['x'])} and values of shape {found}")

@@ -70,8 +70,9 @@ def _panel(sheet, layout, end: str, traces, width: float, height: float) -> None
         ax.set_aspect("equal", anchor="NW")
     for note in layout["annotations"]:
         if note["xref"] == f"x{end} domain":
-            place = {"xy": (note["x"], note["y"]), "xytext": (0, note["yshift"] * 72 / INCH)}
-            ax.annotate(note["text"], **place, xycoords="axes fraction", textcoords="offset points", va="bottom")
+            place: dict[str, Any] = {"xy": (note["x"], note["y"]), "xytext": (0, note["yshift"] * 72 / INCH)}
+            place |= {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
+            ax.annotate(plain(note["text"]), **place, parse_math=False)
     handles = ax.get_legend_handles_labels()[0]
     if handles:
         spot = {"loc": "lower left", "bbox_to_anchor": (-6 / width / (right - left), 1.0), "borderaxespad": 0.2}
@@ -111,7 +112,7 @@ def _trace(ax, trace: dict[str, Any], depth: int) -> None:
         sides = {"middle": "center", "top": "bottom", "bottom": "top", "left": "right", "right": "left"}
         place = {"va": sides.get(vertical, vertical), "ha": sides.get(horizontal, horizontal)}
         for a, b, text in zip(x, y, trace["text"], strict=True):
-            ax.text(a, b, plain(text), fontsize=size, color=colour, **place, zorder=3, clip_on=True)
+            ax.text(a, b, plain(text), fontsize=size, color=colour, **place, zorder=3, clip_on=True, parse_math=False)
     elif kind == "scatter" and trace.get("marker", {}).get("symbol") == "arrow":
         pen = trace["line"]
         shaft = {"arrowstyle": "-|>", "color": pen["color"], "lw": pen["width"] * 72 / INCH, "shrinkA": 0, "shrinkB": 0}
@@ -135,7 +136,7 @@ def _trace(ax, trace: dict[str, Any], depth: int) -> None:
 
 def plain(text: str) -> str:
     """Text without the few tags that plotly knows."""
-    return re.sub(r"<[^>]+>", lambda tag: "\n" if tag[0] == "<br>" else "", text)
+    return re.sub(r"</?(?:b|i|br|sub|sup|em|span)\b[^>]*>", lambda tag: "\n" if tag[0] == "<br>" else "", text)
 
 
 def _rgba(colour: str) -> tuple[float, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import re
 from typing import Any
 from urllib.parse import urlencode
@@ -33,7 +34,11 @@ PATIENCE = 20_000  # milliseconds for a drawing to appear on a busy machine
 DRAWN = """(name) => document.querySelector(`#${name} .explorable-plot`).data.map((trace) => Object.fromEntries(
   ["x", "y", "z"].filter((key) => trace[key]).map((key) =>
     [key, Array.from(trace[key], (entry) => typeof entry === "number" ? entry : Array.from(entry))])
-  .concat([["text", trace.text ?? null]])))"""
+  .concat([["text", trace.text ?? null], ["axes", [trace.xaxis ?? "x", trace.yaxis ?? "y"]]])))"""
+AXES = """(name) => Object.fromEntries(Object.entries(document.querySelector(`#${name} .explorable-plot`).layout)
+  .filter(([key]) => /^[xy]axis/.test(key))
+  .map(([key, { range, type, tickvals, title, domain }]) =>
+    [key, { range, type, tickvals: tickvals && Array.from(tickvals), title: title?.text, domain }]))"""
 
 
 def test_every_explorable_stands_on_one_page(site: Any) -> None:
@@ -105,6 +110,13 @@ class Widget:
                         worst = np.abs(value - want[key]).max()
                         assert worst <= step_of(fig, i, key), (i, key, worst, self.parameters)
             assert got["text"] == want.get("text"), (i, self.parameters)
+            assert got["axes"] == [want["xaxis"], want["yaxis"]], i
+        for name, axis in self.tab.evaluate(AXES, self.name).items():
+            wanted = fig["layout"][name]
+            assert axis["title"] == wanted["title"]["text"], name
+            for key in ("range", "tickvals"):
+                if key in wanted and "scaleanchor" not in fig["layout"].get("y" + name[1:], {}):
+                    np.testing.assert_allclose(axis[key], wanted[key], rtol=1e-9, atol=1e-12, err_msg=name)
         assert self.box.locator(".explorable-words").text_content() == text
 
 
@@ -138,6 +150,9 @@ def test_each_control_draws_what_python_gives_and_nothing_jumps(
                     widget.assert_drawn_as_python_says()
             box = widget.box.locator(".explorable-plot").bounding_box()
             svg = widget.box.locator(".explorable-plot .main-svg").first.bounding_box()
+            domains = [axis["domain"] for key, axis in visit.page.evaluate(AXES, name).items() if key[0] == "y"]
+            stacked = device == "phone"
+            assert all((above[0] > below[1]) == stacked for above, below in itertools.pairwise(domains)), name
             assert abs(svg["width"] - box["width"]) <= 1, name
             assert svg["height"] <= box["height"] + 1, name
             assert widget.box.bounding_box()["height"] == before["height"], name
@@ -246,6 +261,53 @@ def test_a_hostile_address_leaves_the_defaults_and_is_told(page: str, browser: A
             assert_defaults_and_told(visit, name)
 
 
+def test_a_moment_that_there_is_not_is_told(browser: Any, address: str) -> None:
+    page, name = next((page, n) for page, names in PLACES.items() for n in names if EXPLORABLES[n]()["frames"])
+    with Visit(browser, address, page, "light", "desktop", query=f"?{name}.frame=999999") as visit:
+        widget = Widget(visit, name).wait_for_state("ready")
+        assert "a moment that there is not" in widget.message()
+        widget.assert_drawn_as_python_says(-1)
+
+
+def test_a_late_answer_and_an_early_play_do_no_harm(browser: Any, address: str) -> None:
+    page, name = next((page, n) for page, names in PLACES.items() for n in names if EXPLORABLES[n]()["frames"])
+    with Visit(browser, address, page, "light", "desktop") as visit:
+        waiting: list[Any] = []
+        visit.page.route("**/*.bank", waiting.append)
+        visit.page.goto(f"{address}/{page}.html")
+        widget = Widget(visit, name)
+        with visit.page.expect_request("**/*.bank"):
+            widget.box.scroll_into_view_if_needed()
+        assert widget.box.get_by_role("button", name="Play").is_disabled()
+        choice = next(key for key, control in widget.e.controls.items() if control.is_discrete)
+        stop = widget.e.controls[choice].stops[-1]
+        with visit.page.expect_request("**/*.bank"):
+            widget.box.locator(f'[name="{choice}"]').select_option(index=len(widget.e.controls[choice].stops) - 1)
+        for route in reversed(waiting):  # what was asked last comes first
+            route.continue_()
+        widget.wait_for_state("ready")
+        widget.parameters[choice] = stop
+        visit.page.wait_for_timeout(500)
+        widget.assert_drawn_as_python_says(-1)
+
+
+def test_on_paper_the_words_are_those_of_the_picture(browser: Any, address: str) -> None:
+    page, name = first()
+    with Visit(browser, address, page, "light", "desktop") as visit:
+        widget = Widget(visit, name).wait_for_state("ready")
+        defaults = widget.box.locator(".explorable-words").text_content()
+        widget.move("w1", -2.0)
+        widget.assert_drawn_as_python_says()
+        visit.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        visit.page.emulate_media(media="print")
+        assert widget.box.locator(".explorable-words").text_content() == defaults
+        assert widget.box.locator("picture img").is_visible()
+        assert not widget.box.locator(".explorable-plot").is_visible()
+        visit.page.emulate_media(media="screen")
+        visit.page.evaluate("dispatchEvent(new Event('afterprint'))")
+        widget.assert_drawn_as_python_says()
+
+
 def first() -> tuple[str, str]:
     """A page and a widget, for what all widgets share."""
     page = next(iter(PLACES))
@@ -296,6 +358,7 @@ def test_what_cannot_be_loaded_leaves_the_picture_and_a_message(damage: str, bro
         visit.page.goto(f"{address}/{page}.html")
         widget = Widget(visit, name).wait_for_state("failed")
         assert "could not be loaded" in widget.message()
+        assert widget.box.locator(".explorable-words").text_content() == widget.e()["text"]
         picture = widget.box.locator("picture img")
         assert picture.is_visible()
         assert picture.evaluate("async (image) => (await image.decode(), image.naturalWidth)") > 100
