@@ -208,8 +208,10 @@ def control_html(name: str, key: str, control) -> str:
         body = f"<fieldset{described}><legend>{label}</legend>{radios}</fieldset>"
     else:
         shown = attribute(control.show(control.default))
+        longest = max(len(control.show(stop)) for stop in control.stops)  # so that no value moves the label
         body = (
-            f'<label for="{id_}">{label} <output for="{id_}">{shown}</output></label>'
+            f'<label for="{id_}"><span>{label}</span> '
+            f'<output for="{id_}" style="min-width:{longest}ch">{shown}</output></label>'
             f'<input type="range" id="{id_}" name="{key}" min="0" max="{len(control.stops) - 1}" step="1" '
             f'value="{default}" aria-valuetext="{shown}"{described}>'
         )
