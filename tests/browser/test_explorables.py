@@ -273,16 +273,19 @@ def test_a_late_answer_and_an_early_play_do_no_harm(browser: Any, address: str) 
     page, name = next((page, n) for page, names in PLACES.items() for n in names if EXPLORABLES[n]()["frames"])
     with Visit(browser, address, page, "light", "desktop") as visit:
         waiting: list[Any] = []
-        visit.page.route("**/*.bank", lambda route: waiting.append(route))  # noqa: PLW0108 - bound methods fail
+        banks = f"**/{name}-*/*.bank"
+        visit.page.route(banks, lambda route: waiting.append(route))  # noqa: PLW0108 - a bound method is refused
         visit.page.goto(f"{address}/{page}.html")
         widget = Widget(visit, name)
-        with visit.page.expect_request("**/*.bank"):
+        with visit.page.expect_request(banks):
             widget.box.scroll_into_view_if_needed()
         assert widget.box.get_by_role("button", name="Play").is_disabled()
-        choice = next(key for key, control in widget.e.controls.items() if control.is_discrete)
+        choice = next(key for key, control in widget.e.controls.items() if control.kind == "choice")
         stop = widget.e.controls[choice].stops[-1]
-        with visit.page.expect_request("**/*.bank"):
+        with visit.page.expect_request(banks):
             widget.box.locator(f'[name="{choice}"]').select_option(index=len(widget.e.controls[choice].stops) - 1)
+        visit.page.wait_for_timeout(200)  # in which the second route is handed over
+        assert len(waiting) == 2
         for route in reversed(waiting):  # what was asked last comes first
             route.continue_()
         widget.wait_for_state("ready")
