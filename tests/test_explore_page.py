@@ -96,7 +96,7 @@ def test_an_experiment_is_a_link_to_its_setting() -> None:
 
 
 def test_the_page_says_which_controls_are_coarser_than_in_jupyter() -> None:
-    assert page.coarse_note(small) == " On this page Weight moves in steps; in Jupyter it takes any value of the range."
+    assert page.coarse_note(small) == " On this page Weight moves in coarse steps, in Jupyter in fine ones."
 
 
 @pytest.mark.parametrize(

@@ -224,8 +224,8 @@ def coarse_note(explorable) -> str:
     if not coarse:
         return ""
     listed = coarse[0] if len(coarse) == 1 else ", ".join(coarse[:-1]) + " and " + coarse[-1]
-    verb, pronoun = ("moves", "it takes") if len(coarse) == 1 else ("move", "they take")
-    return f" On this page {html.escape(listed)} {verb} in steps; in Jupyter {pronoun} any value of the range."
+    verb = "moves" if len(coarse) == 1 else "move"
+    return f" On this page {html.escape(listed)} {verb} in coarse steps, in Jupyter in fine ones."
 
 
 def address(name: str, parameters: dict[str, Any]) -> str:
