@@ -20,7 +20,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -109,44 +109,45 @@ def _summed(differences: np.ndarray, shape: list[int]) -> np.ndarray:
     return codes
 
 
-def _is_leaf(tree) -> bool:
-    return not isinstance(tree, (dict, list)) or not tree or (isinstance(tree, dict) and "$" in tree)
-
-
-def _leaves(tree, out: list) -> list:
-    if _is_leaf(tree):
-        out.append(tree)
-    else:
-        for branch in tree.values() if isinstance(tree, dict) else tree:
-            _leaves(branch, out)
-    return out
-
-
-def _skeleton(tree, leaves):
-    """The tree with its leaves, in order, taken from an iterator."""
-    if _is_leaf(tree):
-        return next(leaves)
+def _split(tree, leaves: list):
+    """The shape of a tree, as something to compare and to hash; its leaves are appended to ``leaves``."""
     if isinstance(tree, dict):
-        return {key: _skeleton(branch, leaves) for key, branch in tree.items()}
-    return [_skeleton(branch, leaves) for branch in tree]
+        if tree and "$" not in tree:
+            return tuple([(key, _split(branch, leaves)) for key, branch in tree.items()])
+    elif isinstance(tree, list) and tree:
+        return ("[]", *[_split(branch, leaves) for branch in tree])
+    leaves.append(tree)
+    return None
+
+
+def _joined(shape, leaves: Iterator):
+    """The inverse of :func:`_split`."""
+    if shape is None:
+        return next(leaves)
+    if shape[0] == "[]":
+        return [_joined(branch, leaves) for branch in shape[1:]]
+    return {key: _joined(branch, leaves) for key, branch in shape}
 
 
 def _templates(trees: list) -> list[dict]:
-    groups: dict[str, list[int]] = {}
+    groups: dict[Any, tuple[list[int], list[list]]] = {}
     for number, tree in enumerate(trees):
-        blank = iter([0] * len(_leaves(tree, [])))
-        groups.setdefault(json.dumps(_skeleton(tree, blank)), []).append(number)
-    templates = []
-    for rows in groups.values():
-        columns: list[list] = []
         leaves: list = []
-        for values in zip(*(_leaves(trees[number], []) for number in rows), strict=True):
+        shape = _split(tree, leaves)
+        rows, found = groups.setdefault(shape, ([], []))
+        rows.append(number)
+        found.append(leaves)
+    templates = []
+    for shape, (rows, found) in groups.items():
+        columns: list[list] = []
+        shared: list = []
+        for values in zip(*found, strict=True):
             if all(type(value) is type(values[0]) and value == values[0] for value in values):
-                leaves.append(values[0])
+                shared.append(values[0])
             else:
-                leaves.append({"?": len(columns)})
+                shared.append({"?": len(columns)})
                 columns.append(list(values))
-        templates.append({"rows": rows, "tree": _skeleton(trees[rows[0]], iter(leaves)), "columns": columns})
+        templates.append({"rows": rows, "tree": _joined(shape, iter(shared)), "columns": columns})
     return templates
 
 
