@@ -402,9 +402,9 @@ def embeddings(loss, anchor, friend, stranger):
         line(degrees, curve, colour=BLUE, on=1),
         dots([anchor], [value], colour=PURPLE, size=11, on=1),
     ]
-    strength = float(np.hypot(*da))
+    strength, near, far = float(np.hypot(*da)), number(float(a @ p)), number(float(a @ n))
     text = (
-        f"The cosine of anchor and friend is {number(a @ p)}, that of anchor and stranger {number(a @ n)}; "
+        f"The cosine of anchor and friend is {near}, that of anchor and stranger {far}; "
         f"the loss is {number(value)}, and its gradient by the anchor has length {number(strength)}"
         f"{', at a corner of the loss' if value < 1e-9 < strength else ''}."
     )
