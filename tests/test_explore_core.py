@@ -104,6 +104,16 @@ def test_only_a_control_with_fewer_values_on_the_page_is_coarse() -> None:
 
 # Explorables
 
+
+def test_an_experiment_begins_at_its_moment_or_at_the_last_one() -> None:
+    assert experiment("a", "b", frame=0, x=1).parameters == {"x": 1}
+    assert experiment("a", "b", frame=0).frame == 0
+    assert experiment("a", "b").frame is None
+    for wrong in (-1, 0.5, True):
+        with pytest.raises(ValueError, match=f"counted from 0, not {wrong}"):
+            experiment("a", "b", frame=wrong)
+
+
 TRY = (experiment("Do this.", "It shows that."),) * 3
 
 

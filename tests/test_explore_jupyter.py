@@ -61,6 +61,19 @@ def test_time_goes_step_by_step_and_stays_at_the_end_when_a_control_moves() -> N
     assert_shows(panel, hinges_add_up(hinges=4))
 
 
+def test_an_experiment_shows_its_moment_and_the_next_one_the_last() -> None:
+    panel = Panel(hinges_add_up)
+    panel.set(frame=0, hinges=4)
+    assert_shows(panel, hinges_add_up(hinges=4), 0)
+    panel.controls["hinges"].value = 8
+    assert panel.moment.value == 0
+    panel.set(frame=99, hinges=4)
+    assert panel.moment.value == 4
+    panel.step(-2)
+    panel.set(hinges=4)
+    assert_shows(panel, hinges_add_up(hinges=4))
+
+
 def test_an_experiment_sets_what_it_names_and_refuses_what_there_is_not() -> None:
     panel = Panel(neuron_on_the_plane)
     panel.set(w1=-2.0, w2=1.0)

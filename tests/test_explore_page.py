@@ -93,6 +93,7 @@ def test_an_experiment_is_a_link_to_its_setting() -> None:
     link = urlsplit(Elements(rendered()).all("a")[0]["href"])
     assert parse_qs(link.query) == {"small.kind": [NASTY], "small.on": ["true"], "small.n": ["2"]}
     assert link.fragment == "small"
+    assert page.address("e", {"x": 1.0}, 0) == "?e.x=1.0&e.frame=0#e"
 
 
 def test_the_page_says_which_controls_are_coarser_than_in_jupyter() -> None:

@@ -228,9 +228,10 @@ def coarse_note(explorable) -> str:
     return f" On this page {html.escape(listed)} {verb} in coarse steps, in Jupyter in fine ones."
 
 
-def address(name: str, parameters: dict[str, Any]) -> str:
-    """The part of an address that sets an explorable."""
+def address(name: str, parameters: dict[str, Any], frame: int | None = None) -> str:
+    """The part of an address that sets an explorable, and its moment if that is not the last one."""
     words = {k: str(v).lower() if isinstance(v, bool) else v for k, v in parameters.items()}
+    words |= {} if frame is None else {"frame": frame}
     return "?" + urlencode({f"{name}.{k}": v for k, v in words.items()}, quote_via=quote) + f"#{name}"
 
 
@@ -266,8 +267,8 @@ def widget_html(explorable, facts: dict[str, Any], base: str, library: str) -> s
             f'aria-valuetext="{attribute(facts["frames"][-1])}"><output>{e(facts["frames"][-1])}</output></fieldset>'
         )
     trials = "".join(
-        f'<li>{e(t.do)} <a href="{attribute(address(name, t.parameters))}">Show it<span class="explorable-hidden">: '
-        f"{e(t.do)}</span></a> <em>{e(t.shows)}</em></li>"
+        f'<li>{e(t.do)} <a href="{attribute(address(name, t.parameters, t.frame))}">Show it'
+        f'<span class="explorable-hidden">: {e(t.do)}</span></a> <em>{e(t.shows)}</em></li>'
         for t in explorable.experiments
     )
     wide, narrow = (max(1, -(-facts["longest"] // columns)) for columns in (84, 40))

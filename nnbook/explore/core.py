@@ -4,7 +4,7 @@
 
     @explorable(
         "Gradient descent on a parabola",
-        caption="The error after each step.",
+        caption="How far gradient descent on x**2/2 is from the minimum after each step, starting at 1.",
         experiments=(
             experiment("Take a small step.", "The error shrinks slowly.", rate=0.1),
             experiment("Take the step 1.", "One step is enough: the parabola is its own Newton model.", rate=1.0),
@@ -15,7 +15,8 @@
     def descent(rate):
         steps = np.arange(21)
         error = (1 - rate) ** steps
-        return figure([line(steps, error)], panel("Error", xlabel="step"), text=f"At the end it is {error[-1]:.2g}.")
+        axes = panel("Error", x=(0, 20), y=(-3, 3), xlabel="step")
+        return figure([line(steps, error)], axes, text=f"At the end it is {error[-1]:.2g}.")
 
 Every host (Jupyter, the static page, Python inside the page) knows only this: parameters in, a figure out. Nothing
 here imports plotly or a widget library.
@@ -168,16 +169,22 @@ def _checked(control: Control) -> Control:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Something to try: what to do, what it shows, and the parameters that do it."""
+    """Something to try: what to do, what it shows, the parameters that do it, and at which moment it begins."""
 
     do: str
     shows: str
     parameters: dict[str, Any]
+    frame: int | None = None
 
 
-def experiment(do: str, shows: str, **parameters) -> Experiment:
-    """One entry of "what to try"; parameters that are not named have their defaults."""
-    return Experiment(do, shows, parameters)
+def experiment(do: str, shows: str, *, frame: int | None = None, **parameters) -> Experiment:
+    """One entry of "what to try"; parameters that are not named have their defaults.
+
+    ``frame`` is the moment that is shown first, counted from 0; the last one if it is not given.
+    """
+    if frame is not None and not (type(frame) is int and frame >= 0):
+        raise ValueError(f"{do}: frame is the number of a moment, counted from 0, not {frame!r}")
+    return Experiment(do, shows, parameters, frame)
 
 
 class Explorable:

@@ -67,7 +67,7 @@ class Panel:
         trials = []
         for trial in self.explorable.experiments:
             button = ipywidgets.Button(description="Try", tooltip=trial.do, layout={"width": "4em", "flex": "0 0 auto"})
-            button.on_click(lambda _, chosen=trial.parameters: self.set(**chosen))
+            button.on_click(lambda _, chosen=trial: self.set(frame=chosen.frame, **chosen.parameters))
             told = ipywidgets.HTML(f"{html.escape(trial.do)} <i>{html.escape(trial.shows)}</i>")
             trials.append(ipywidgets.HBox([button, told]))
         bar = [self.progress] if self.explorable.trains else []
@@ -79,8 +79,8 @@ class Panel:
         kind = "application/vnd.jupyter.widget-view+json"
         return {kind: bundle[kind]} if kind in bundle else {}
 
-    def set(self, **parameters) -> None:
-        """Move controls, those not named to their defaults, and redraw once.
+    def set(self, *, frame: int | None = None, **parameters) -> None:
+        """Move controls, those not named to their defaults, and redraw once, at moment ``frame`` or the last one.
 
         Raises:
             ValueError: an unknown parameter or a value out of range.
@@ -90,6 +90,7 @@ class Panel:
         for name, control in self.controls.items():
             control.value = wanted[name]
         self._quiet = False
+        self._asked = math.inf if frame is None else frame
         self._moved()
 
     def step(self, count: int) -> None:
@@ -154,8 +155,11 @@ class Panel:
         if last > 0:
             with self.moment.hold_trait_notifications():
                 self.play.max = self.moment.max = last
-                if was_at_end or self.moment.value > last:
+                if self._asked is not None:
+                    self.moment.value = int(min(self._asked, last))
+                elif was_at_end or self.moment.value > last:
                     self.moment.value = last
+        self._asked = None
         self._quiet = False
         self._draw()
 
@@ -182,6 +186,7 @@ class Panel:
         self.when.value = self.drawn["frames"][number]["name"] if self.drawn["frames"] else ""
         self.words.value = f"<p>{html.escape(text)}</p>"
 
+    _asked: float | None = None  # the moment to be shown when the next drawing is there
     _last: list[dict] = []  # noqa: RUF012 - replaced, never changed
     _layout: dict[str, Any] | None = None
 

@@ -40,8 +40,8 @@ from nnbook.plots import BLUE, GREEN, GREY, PURPLE, VERMILLION
 Loss = Callable[..., float]
 
 
-def number(value: float) -> str:
-    return f"{round(float(value), 2) + 0.0:.2f}".replace("-", "\N{MINUS SIGN}")
+def number(value: float, digits: int = 2) -> str:
+    return f"{round(float(value), digits) + 0.0:.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -56,6 +56,7 @@ def _one_hot(k):
     return np.eye(3)[k]
 
 
+# The loss, and the probabilities at which it is smallest; the hinge wants no particular ones.
 CLASS_LOSSES: dict[str, tuple[Loss, Callable[[int], np.ndarray]]] = {
     "cross-entropy": (lambda z, k: cross_entropy(z, np.array(k)), _one_hot),
     "cross-entropy, labels smoothed by 0.3": (
@@ -67,7 +68,7 @@ CLASS_LOSSES: dict[str, tuple[Loss, Callable[[int], np.ndarray]]] = {
         lambda z, k: kl_div(log_softmax(z), SOFT[k], reduction="sum"),
         lambda k: SOFT[k],
     ),
-    "multi-class hinge": (lambda z, k: multi_margin_loss(z, np.array(k)), _one_hot),
+    "multi-class hinge": (lambda z, k: multi_margin_loss(z, np.array(k)), lambda k: np.zeros(3)),
     "squared error after softmax": (lambda z, k: mse_loss(softmax(z), _one_hot(k)), _one_hot),
 }
 
@@ -76,20 +77,21 @@ CLASS_LOSSES: dict[str, tuple[Loss, Callable[[int], np.ndarray]]] = {
     "From logits to probabilities, loss and gradient",
     caption="Three classes. The logits are yours to set; softmax makes probabilities of them; the last panel is the "
     "gradient of the loss by each logit: a step of gradient descent moves every logit against its bar. Grey: what the "
-    "loss wants the probabilities to be.",
+    "loss wants the probabilities to be; the hinge looks at the logits alone and has no grey bars. Hinge and squared "
+    "error are means over the three classes, so their gradients hold a factor 1/3.",
     experiments=(
         experiment(
             "Look at cross-entropy with the logits 1, 2, 0 and the true class A.",
-            "Each bar of the gradient is the probability minus the target. They add up to zero: what one class wins, "
-            "others lose.",
+            "Each bar of the gradient is the probability minus the target. They add up to zero: what one logit gains, "
+            "the others lose.",
             z1=1.0,
             z2=2.0,
             z3=0.0,
         ),
         experiment(
             "Make the network surely wrong: logits −4, 4, 0. Then change the loss to squared error after softmax.",
-            "Cross-entropy pushes with full strength, 1. The squared error has almost no gradient where it is needed "
-            "most.",
+            "Under cross-entropy the derivatives by A and B are nearly −1 and 1. Those of the squared error are at "
+            "most 0.012, and it pushes C, also wrong, up more than twenty times as hard as A.",
             loss="squared error after softmax",
             z1=-4.0,
             z2=4.0,
@@ -129,7 +131,8 @@ def logits_and_loss(loss, truth, z1, z2, z3):
     ]
     steepest = int(np.abs(dz).argmax())
     text = f"The true class {truth} has probability {number(p[k])}; the loss is {number(value)}. " + (
-        f"The largest push is on {'ABC'[steepest]}: {number(dz[steepest])}."
+        f"The largest derivative is by {'ABC'[steepest]}: {number(dz[steepest])}; descent "
+        f"{'raises' if dz[steepest] < 0 else 'lowers'} it."
         if abs(dz[steepest]) >= 0.005
         else "There is next to no gradient."
     )
@@ -147,7 +150,10 @@ def logits_and_loss(loss, truth, z1, z2, z3):
 # One output
 # ---------------------------------------------------------------------------------------------------------------------
 
-NUMBER, YES = "a number", "yes or no"
+NUMBER, YES, SCORE = "output", "logit", "score"
+LOSS_TOP, SLOPE_TOP = 10.0, 7.0
+"""Where the panels end; a mark that lies beyond stands there."""
+
 OUTPUT_LOSSES: dict[str, tuple[Loss, str]] = {
     "squared error": (mse_loss, NUMBER),
     "absolute error": (l1_loss, NUMBER),
@@ -155,14 +161,16 @@ OUTPUT_LOSSES: dict[str, tuple[Loss, str]] = {
     "quantile 0.9": (lambda x, t, **how: quantile_loss(x, t, quantile=0.9, **how), NUMBER),
     "binary cross-entropy": (binary_cross_entropy_with_logits, YES),
     "focal, γ = 2": (lambda x, t, **how: focal_loss(x, t, alpha=None, gamma=2.0, **how), YES),
-    "hinge": (lambda x, t, **how: hinge_loss(x, 2 * t - 1, **how), YES),
+    "hinge": (lambda x, t, **how: hinge_loss(x, 2 * t - 1, **how), SCORE),
 }
 
 
 @explorable(
     "Loss and gradient of a single output",
     caption="The loss for every value of the output, and its derivative. The first four compare the output with a "
-    "number, the last three take it as the logit (or score) of yes; then the target is 1 for yes and 0 for no.",
+    "number. Binary cross-entropy and focal loss take it as the logit of yes, with target 1 for yes and 0 for no; the "
+    "hinge takes it as a score, and its target for no is −1. A mark at the edge of a panel stands further out; the "
+    "line below has the values.",
     experiments=(
         experiment(
             "Compare the squared with the absolute error at output 3 and target 0.",
@@ -172,7 +180,7 @@ OUTPUT_LOSSES: dict[str, tuple[Loss, str]] = {
             output=3.0,
         ),
         experiment(
-            "Take the quantile loss and go from output −2 to 2.",
+            "Take the quantile loss with target 0 and go from output −2 to 2.",
             "Being too low costs nine times as much as being too high: the gradient is −0.9 on the one side and 0.1 "
             "on the other, and they balance where nine tenths of the targets lie below.",
             loss="quantile 0.9",
@@ -197,28 +205,36 @@ def one_output(loss, yes, output):
     value, pull = vjp(lambda x: f(x, target, reduction="none"), grid)
     (slope,) = pull(np.ones_like(grid))
     exact, push = float(value[-1]), float(slope[-1])
-    value, slope = np.clip(value, -9, 30), np.clip(slope, -12, 12)
+    value, slope = np.clip(value, -9, 40), np.clip(slope, -14, 14)
+    mark = np.minimum(value[-1:], LOSS_TOP), np.clip(slope[-1:], -SLOPE_TOP, SLOPE_TOP)
     here = np.array([output, output])
     data = [
         line(grid[:-1], value[:-1], name="loss", colour=BLUE),
-        dots(grid[-1:], value[-1:], colour=PURPLE, size=11),
+        dots(grid[-1:], mark[0], colour=PURPLE, size=11),
         line(grid[:-1], slope[:-1], name="derivative", colour=VERMILLION, on=1),
-        line(here, [0.0, slope[-1]], colour=PURPLE, width=2, on=1),
-        dots(grid[-1:], slope[-1:], colour=PURPLE, size=11, on=1),
+        line(here, [0.0, mark[1][0]], colour=PURPLE, width=2, on=1),
+        dots(grid[-1:], mark[1], colour=PURPLE, size=11, on=1),
     ]
-    if kind == NUMBER:
-        start = f"Output {number(output)}, target {int(yes)}"
+    answer = "yes" if yes else "no"
+    start = {
+        NUMBER: f"Output {number(output)}, target {int(yes)}",
+        YES: f"Output {number(output)} (probability of yes {number(sigmoid(output))}), target {answer}",
+        SCORE: f"Score {number(output)}, target {number(1 if yes else -1, 0)} ({answer})",
+    }[kind]
+    beside = np.array([output - 1e-6, output + 1e-6])
+    left, right = vjp(lambda x: f(x, np.full(2, float(yes)), reduction="none"), beside)[1](np.ones(2))[0]
+    digits = 3 if loss.startswith("focal") else 2
+    way = "lower" if push > 0.5 * 10**-digits else "raise" if push < -0.5 * 10**-digits else ""
+    if abs(right - left) > 0.01:
+        end = f"at this corner, where the slope jumps from {number(float(left))} to {number(float(right))}."
     else:
-        start = (
-            f"Output {number(output)} (probability of yes {number(sigmoid(output))}), target {'yes' if yes else 'no'}"
-        )
-    way = "lower" if push > 0.005 else "raise" if push < -0.005 else ""
-    end = f"descent will {way} the output." if way else "there is next to nothing to gain."
+        end = f"descent will {way} the {kind}." if way else "there is next to nothing to gain."
+    between = " " if abs(right - left) > 0.01 else "; "
     return figure(
         data,
-        panel("Loss", x=(-5, 5), y=(-0.4, 10), xlabel="output"),
-        panel("Derivative by the output", x=(-5, 5), y=(-7, 7), xlabel="output"),
-        text=f"{start}: the loss is {number(exact)} and its derivative {number(push)}; {end}",
+        panel("Loss", x=(-5, 5), y=(-0.4, LOSS_TOP), xlabel="output"),
+        panel("Derivative by the output", x=(-5, 5), y=(-SLOPE_TOP, SLOPE_TOP), xlabel="output"),
+        text=f"{start}: the loss is {number(exact, digits)} and its derivative {number(push, digits)}{between}{end}",
     )
 
 
@@ -233,24 +249,25 @@ STEPS = 60
     "Saturation: squared error against cross-entropy",
     caption="One sigmoid neuron must say yes (target 1) and starts at the logit that you set. Gradient descent moves "
     "the logit, once under the squared error of the probability and once under cross-entropy, with the same learning "
-    "rate.",
+    "rate. First the gradients of both at every logit, with a dot where each now stands; then the probabilities after "
+    "each step.",
     experiments=(
         experiment(
             "Start at 0 and press play.",
-            "Near the middle both learn; cross-entropy is faster because its gradient is not multiplied by the slope "
-            "of the sigmoid, which is at most a quarter.",
+            "Near the middle both learn. Cross-entropy is faster: the gradient of the squared error is the same times "
+            "2p(1 − p), twice the slope of the sigmoid, which is at most one half.",
             start=0.0,
         ),
         experiment(
             "Start at −6: surely wrong.",
-            "The squared error stays where it is. Its gradient holds the factor p(1 − p), which is tiny exactly when "
-            "the neuron is sure, right or wrong.",
+            "The squared error hardly moves. Its gradient holds the factor 2p(1 − p), which is tiny exactly when the "
+            "neuron is sure, right or wrong.",
             start=-6.0,
         ),
         experiment(
-            "Help the squared error with a learning rate of 10.",
-            "It still waits at the bottom; once it moves it is through in a few steps. A rate that cures saturation is "
-            "too large everywhere else.",
+            "Help the squared error with a learning rate of 10, from the first logit −4.",
+            "It waits; then one step carries the logit from about −1.1 to 1.8. Here that does no harm. With other "
+            "examples such a step undoes what they have learned.",
             start=-4.0,
             lr=10.0,
         ),
@@ -323,7 +340,7 @@ def _nce(a, p, n):
 PAIRS: dict[str, Callable] = {
     "cosine embedding, together": lambda a, p, n: cosine_embedding_loss(a, p, np.ones(len(p)), reduction="none"),
     "cosine embedding, apart": lambda a, p, n: cosine_embedding_loss(a, n, -np.ones(len(n)), reduction="none"),
-    "triplet, margin 1": lambda a, p, n: triplet_margin_loss(a, p, n, reduction="none"),
+    "triplet, margin 1": lambda a, p, n: triplet_margin_loss(a, p, n, eps=0.0, reduction="none"),
     "InfoNCE, temperature 0.5": _nce,
 }
 """Each takes three (N, 2) arrays, anchors, friends and strangers, and gives (N,) losses."""
@@ -332,8 +349,8 @@ PAIRS: dict[str, Callable] = {
 @explorable(
     "Losses that compare directions",
     caption="Three embeddings of length one: an anchor, a friend that belongs to it and a stranger that does not. The "
-    "orange arrow is where gradient descent pushes the anchor; the curve is the loss when the anchor points in "
-    "another direction.",
+    "orange arrow is where gradient descent pushes the anchor, 0.6 times the gradient long; for triplet and InfoNCE a "
+    "part of it points along the anchor. The curve is the loss when the anchor points in another direction.",
     experiments=(
         experiment(
             "Take the triplet loss with the friend at 60° and the stranger at 150°, then move the stranger to 300°.",
@@ -344,8 +361,9 @@ PAIRS: dict[str, Callable] = {
             stranger=150.0,
         ),
         experiment(
-            "The same place under InfoNCE.",
-            "Its push never ends; it becomes smaller as the friend stands out more from the stranger.",
+            "Take InfoNCE with the friend at 60° and the stranger at 300°, then at 150°.",
+            "As long as friend and stranger differ, its push never ends; it is the smaller, the more the friend stands "
+            "out from the stranger.",
             loss="InfoNCE, temperature 0.5",
             friend=60.0,
             stranger=300.0,
@@ -360,36 +378,39 @@ PAIRS: dict[str, Callable] = {
     ),
     loss=Choice(*PAIRS, label="Loss"),
     anchor=Linear(0, 180, 90, stops=(0, 45, 90, 135, 180), unit="°", label="Anchor"),
-    friend=Linear(0, 360, 60, stops=13, unit="°", label="Friend"),
-    stranger=Linear(0, 360, 150, stops=13, unit="°", label="Stranger"),
+    friend=Linear(0, 330, 60, stops=12, unit="°", label="Friend"),
+    stranger=Linear(0, 330, 150, stops=12, unit="°", label="Stranger"),
 )
 def embeddings(loss, anchor, friend, stranger):
     f = PAIRS[loss]
-    a, p, n = (np.array([np.cos(t), np.sin(t)]) for t in np.radians([anchor, friend, stranger]))
+    a, p, n = (np.round([np.cos(t), np.sin(t)], 12) + 0.0 for t in np.radians([anchor, friend, stranger]))
     (value,), pull = vjp(lambda a: f(a, p[None], n[None]), a[None])
     da = pull(np.ones(1))[0][0]
     degrees = np.linspace(0, 360, 61)
     turned = np.radians(degrees)
     ring = np.stack([np.cos(turned), np.sin(turned)], axis=1)
     curve = f(ring, np.tile(p, (61, 1)), np.tile(n, (61, 1)))
-    tip = a - 0.6 * da
+    push = np.stack([a, a - 0.6 * da])
+    if 0.6 * np.hypot(*da) < 0.02:
+        push = np.array([[2.5, 2.5], [2.5, 2.6]])  # an arrow of no length would still have a head
     data = [
         line(*ring.T, colour=GREY, width=1),
         arrow(*np.stack([0 * a, a]).T, name="anchor", colour=PURPLE),
         arrow(*np.stack([0 * p, p]).T, name="friend", colour=GREEN),
         arrow(*np.stack([0 * n, n]).T, name="stranger", colour=BLUE),
-        arrow(*np.stack([a, tip]).T, name="push", colour=VERMILLION, width=4),
+        arrow(*push.T, name="push", colour=VERMILLION, width=4),
         line(degrees, curve, colour=BLUE, on=1),
         dots([anchor], [value], colour=PURPLE, size=11, on=1),
     ]
-    strength = float(np.hypot(*da))
+    strength, near, far = float(np.hypot(*da)), number(float(a @ p)), number(float(a @ n))
     text = (
-        f"The cosine of anchor and friend is {number(a @ p)}, that of anchor and stranger {number(a @ n)}; "
-        f"the loss is {number(value)}, and its gradient by the anchor has length {number(strength)}."
+        f"The cosine of anchor and friend is {near}, that of anchor and stranger {far}; "
+        f"the loss is {number(value)}, and its gradient by the anchor has length {number(strength)}"
+        f"{', at a corner of the loss' if value < 1e-9 < strength else ''}."
     )
     return figure(
         data,
         panel("Embeddings", x=(-1.9, 1.9), y=(-1.9, 1.9), bare=True, equal=True),
-        panel("Loss by the anchor's direction", x=(0, 360), y=(-0.1, 3.2), xlabel="degrees"),
+        panel("Loss by the anchor's direction", x=(0, 360), y=(-0.1, 4.2), xlabel="degrees"),
         text=text,
     )

@@ -15,6 +15,9 @@ from nnbook.plots import BLUE, GREY, PURPLE, VERMILLION
 PLANE = np.linspace(-3, 3, 37)
 """Places at which a surface is computed, along each axis."""
 
+CELLS = (np.arange(120) - 59.5) / 20
+"""Middles of small cells that fill the same square; with them areas are counted."""
+
 ACTIVATIONS = {
     name: getattr(neurons, name)
     for name in ("sigmoid", "tanh", "relu", "leaky_relu", "softplus", "gelu", "silu", "step")
@@ -28,9 +31,11 @@ def _slope(f, z):
 
 @explorable(
     "One neuron on the plane",
-    caption="First the output of a neuron for every input. The dashed line is where its pre-activation is zero; the "
-    "arrow is the weight vector, at a right angle to it. Then the activation and its derivative; the thick part of "
-    "the axis is what the pre-activation takes on this square.",
+    caption="First the output of a neuron for every input: orange where it is high, blue where it is low, without "
+    "colour where it is in the middle (½ for sigmoid and step, 0 for the others). The dashed line is where its "
+    "pre-activation is zero; the arrow is the weight vector, at a right angle to it. Then the activation and its "
+    "derivative. The thick part of the axis, “in use”, is what the pre-activation takes on this square, as far as "
+    "the axis reaches; the line below gives the full range.",
     experiments=(
         experiment(
             "Turn the weight vector: first weight −2, second 1.",
@@ -40,15 +45,15 @@ def _slope(f, z):
         ),
         experiment(
             "Make the weights small: 0.5 and 0.",
-            "The surface becomes flat and the neuron uses only the middle of the sigmoid, where it is almost a "
-            "straight line: a neuron with small weights is nearly linear.",
+            "The surface becomes nearly a plane: the neuron uses only the middle of the sigmoid, where it is almost a "
+            "straight line. A neuron with small weights is nearly affine.",
             w1=0.5,
             w2=0.0,
         ),
         experiment(
-            "Take relu with bias −2.",
+            "Take relu with the weights 1 and 1 and the bias −2.",
             "The line moves away from the origin along the arrow. On one side the neuron is exactly zero, and so is "
-            "its derivative: there it learns nothing.",
+            "its derivative: from those points it learns nothing.",
             w1=1.0,
             w2=1.0,
             b=-2.0,
@@ -84,15 +89,15 @@ def neuron_on_the_plane(activation, w1, w2, b):
         line(z, np.clip(value, -1.5, 3), name=activation, colour=BLUE, on=1),
         line(z, np.clip(slope, -1.5, 3), name="derivative", colour=VERMILLION, dash="dash", on=1),
     ]
-    middle = (low + high) / 2
-    half = np.mean(y > middle) + (np.mean(y == middle) / 2 if bounded else 0)
+    over = np.round(w1 * CELLS + w2 * CELLS[:, None] + b, 9)
+    positive = np.mean(over > 0) + np.mean(over == 0) / 2
     if size == 0:
         text = f"Both weights are zero: the output is {y[0, 0]:.2f} everywhere, and there is no line."
     else:
         text = (
             f"On this square the pre-activation goes from {b - reach:.1f} to {b + reach:.1f} and the output from "
-            f"{y.min():.2f} to {y.max():.2f}; {100 * half:.0f} % of the square has an output above "
-            f"{middle:g}."
+            f"{y.min():.2f} to {y.max():.2f}. The pre-activation is positive on "
+            f"{100 * positive:.0f} % of the square."
         )
     return figure(
         data,
@@ -114,16 +119,17 @@ TARGETS = {
 @explorable(
     "Hinge functions that add up to a curve",
     caption="First a target (grey) and a hidden layer of ReLU units, added one after the other. Then the weighted "
-    "hinges; the sum of those drawn so far is the broken line in the first panel.",
+    "hinges; the sum of those drawn so far, and of the bias f(0), is the broken line in the first panel.",
     experiments=(
         experiment(
             "Take 4 hinges for the sine, then 8, then 16.",
-            "The line follows ever more closely: twice the hinges, about a quarter of the error.",
+            "The largest error falls from 0.211 to 0.0704 and on to 0.0188: twice the hinges leave a third of it, then "
+            "nearly a quarter, as in the bound by the second derivative.",
             hinges=8,
         ),
         experiment(
             "Choose the root with 16 hinges.",
-            "The error is largest at the left end, where the curve is vertical: the bound by the second derivative "
+            "The error is largest on the first piece, where the curve is vertical: the bound by the second derivative "
             "does not hold there, and twice the hinges divide the error only by about 1.4.",
             target="root",
             hinges=16,
@@ -141,25 +147,26 @@ TARGETS = {
 )
 def hinges_add_up(target, hinges):
     f = TARGETS[target]
-    x = np.linspace(0, 1, 241)
+    x = np.linspace(0, 1, 961)
     knots = np.linspace(0, 1, hinges + 1)
     heights = f(knots)
     weights = np.diff(np.diff(heights) * hinges, prepend=0.0)
     parts = weights[:, None] * neurons.relu(x - knots[:-1, None])
     sums = heights[0] + np.concatenate([np.zeros((1, len(x))), np.cumsum(parts, axis=0)])
     errors = np.abs(sums - f(x)).max(axis=1)
+    x, parts, sums = x[::4], np.clip(parts[:, ::4], -20, 20), np.clip(sums[:, ::4], -3, 3)
     data = [
         line(x, f(x), name="target", colour=GREY, width=5, opacity=0.5),
-        line(x, np.clip(sums[-1], -3, 3), name="sum", colour=BLUE),
+        line(x, sums[-1], name="sum", colour=BLUE),
         line([knots[-2], knots[-2]], [-1.6, 1.6], name="kink", colour=PURPLE, dash="dot", width=1.5),
-        *(line(x, np.clip(part, -6, 6), colour=VERMILLION, width=1.2, opacity=0.6, on=1) for part in parts),
-        line(x, np.clip(parts[-1], -6, 6), name="last hinge", colour=PURPLE, on=1),
+        *(line(x, part, colour=VERMILLION, width=1.2, opacity=0.6, on=1) for part in parts),
+        line(x, parts[-1], name="last hinge", colour=PURPLE, on=1),
     ]
     hidden = np.full(len(x), -9.0)
     moments = []
     for k in range(hinges + 1):
-        drawn = [{"y": np.clip(part, -6, 6) if i < k else hidden} for i, part in enumerate(parts)]
-        newest = np.clip(parts[k - 1], -6, 6) if k else hidden
+        drawn = [{"y": part if i < k else hidden} for i, part in enumerate(parts)]
+        newest = parts[k - 1] if k else hidden
         kink = knots[k - 1] if k else -1.0
         told = (
             f"With {k} of {hinges} hinges"
@@ -169,8 +176,8 @@ def hinges_add_up(target, hinges):
             else "With one hinge"
         )
         name = f"{k} hinge" + ("s" if k != 1 else "")
-        update = [{}, {"y": np.clip(sums[k], -3, 3)}, {"x": np.array([kink, kink])}, *drawn, {"y": newest}]
-        moments.append(frame(name, update, f"{told} the largest error is {errors[k] if errors[k] > 1e-12 else 0:.2g}."))
+        update = [{}, {"y": sums[k]}, {"x": np.array([kink, kink])}, *drawn, {"y": newest}]
+        moments.append(frame(name, update, f"{told} the largest error is {errors[k] if errors[k] > 1e-12 else 0:.3g}."))
     return figure(
         data,
         panel("Target and sum", x=(0, 1), y=(-1.6, 1.6), xlabel="x"),

@@ -183,7 +183,7 @@ def try_experiments_and_reset(widget: Widget) -> None:
         widget.box.locator(".explorable-trials a").nth(i).click()
         widget.wait_for_drawing(before)
         widget.parameters = widget.e.check(**trial.parameters)
-        widget.assert_drawn_as_python_says()
+        widget.assert_drawn_as_python_says(-1 if trial.frame is None else trial.frame)
     before = widget.count()
     widget.box.locator("button[type=reset]").click()
     widget.wait_for_drawing(before)
