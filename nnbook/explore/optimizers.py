@@ -318,7 +318,8 @@ def _modes(along, optimizer, lr, beta, condition, powers) -> list[dict]:
         traces.append(line(np.arange(float(len(along))), share, colour=colour, width=1.5, on=1, name=name))
         if optimizer in LINEAR:
             slope = 2 * np.log10(max(factor(optimizer, lr, beta, curvature), 1e-9))
-            ends = np.array([0.0, STEPS])
+            height = 2 * (powers[1] - powers[0])  # beyond the panel; further out it would cost the bank its precision
+            ends = np.array([0.0, min(STEPS, height / max(abs(slope), 1e-9))])
             traces.append(line(ends, share[0] + slope * ends, colour=colour, width=1.5, dash="dot", on=1))
     return traces
 
