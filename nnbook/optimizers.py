@@ -1,4 +1,4 @@
-"""Optimizers: from a gradient to the next parameters.
+"""Optimizers: from a gradient to the next parameters (chapter 4).
 
 An optimizer is two pure functions. ``adam_init(params)`` makes the state, a dict that holds what the method remembers;
 ``adam(params, grads, state, lr=...)`` returns the next parameters and the next state and changes none of its inputs::
@@ -8,22 +8,30 @@ An optimizer is two pure functions. ``adam_init(params)`` makes the state, a dic
         value, grads = value_and_grad(loss)(params, x, y)
         params, state = adam(params, grads, state, lr=1e-3)
 
-``params`` and ``grads`` are arrays or nested dicts of arrays of equal structure. A leaf whose gradient is ``None`` (an
-integer array, say) stays as it is. Names of options, defaults and numbers are those of ``torch.optim``, step for step.
+``params`` and ``grads`` are arrays or nested dicts of arrays of equal structure, and so is every entry of a state. A
+leaf whose gradient is ``None`` (an integer array, say, or a frozen layer) stays as it is, with all that the state holds
+on it. Names of options, defaults and numbers are those of ``torch.optim``, step for step.
+
+A schedule is a pure function of the step, which counts from 0. Fix its options, and it is what ``fit(lr=...)`` takes::
+
+    rate = functools.partial(cosine_annealing_lr, lr=0.1, T_max=1000)
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnbook.backprop import tree_map
+from nnbook.backprop import tree_map, value_and_grad
 
 Array = np.ndarray
 Tree = Any
 State = dict[str, Any]
+Optimizer = tuple[Callable[..., State], Callable[..., tuple[Tree, State]]]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -48,13 +56,13 @@ def sgd(
     nesterov: bool = False,
     maximize: bool = False,
 ) -> tuple[Tree, State]:
-    """One step of stochastic gradient descent with momentum.
+    """One step of stochastic gradient descent with momentum (:eq:`eq-sgd`).
 
     With gradient ``g`` and parameter ``p``, leaf by leaf::
 
         g = -g                                if maximize
         g = g + weight_decay * p
-        b = g                                 at the first step with momentum
+        b = g                                 at the leaf's first step with momentum
         b = momentum * b + (1 - dampening) * g        afterwards
         g = g + momentum * b                  if nesterov, else g = b
         p = p - lr * g
@@ -83,24 +91,236 @@ def sgd(
     lr = _at_least_zero("lr", lr)
     momentum = _at_least_zero("momentum", momentum)
     weight_decay = _at_least_zero("weight_decay", weight_decay)
-    dampening = float(dampening)
+    if not math.isfinite(dampening):
+        raise ValueError(f"dampening must be finite, not {dampening}")
     if nesterov and (momentum == 0 or dampening != 0):
-        raise ValueError(f"nesterov needs momentum > 0 and dampening 0, not {momentum} and {dampening}")
+        raise ValueError(f"nesterov needs momentum > 0 and dampening 0, not {momentum} and {float(dampening)}")
+    gain = 1 - float(dampening)
 
-    def leaf(p, g, *b):
-        g = -g if maximize else g
-        g = g + weight_decay * p if weight_decay else g
+    def leaf(p, g, b):
+        g = _penalized(p, g, weight_decay, maximize)
         if momentum:
-            b = (momentum * b[0] + (1 - dampening) * g if b else g.copy(),)
-            g = g + momentum * b[0] if nesterov else b[0]
+            b = g.copy() if b is None else momentum * b + gain * g
+            g = g + momentum * b if nesterov else b
         step = lr * g
-        return np.subtract(p, step, out=step), *b
+        return np.subtract(p, step, out=step), b
 
-    if momentum == 0:
-        return _update(leaf, params, grads)[0], dict(state)
-    memory = [state["momentum_buffer"]] if "momentum_buffer" in state else []
-    params, buffer = _update(leaf, params, grads, *memory, count=2, blank=lambda p: None)
-    return params, {**state, "momentum_buffer": buffer}
+    return _update(leaf, params, grads, state, {"momentum_buffer": momentum > 0})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Steps that adapt to each parameter: AdaGrad, RMSProp, Adadelta
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def adagrad_init(params: Tree, *, initial_accumulator_value: float = 0.0) -> State:
+    """Step counters 0 (``step``) and sums of squares (``sum``) that begin at ``initial_accumulator_value``, >= 0."""
+    start = _at_least_zero("initial_accumulator_value", initial_accumulator_value)
+    return {"step": _zero_steps(params), "sum": tree_map(lambda p: np.full_like(p, start), params)}
+
+
+def adagrad(
+    params: Tree,
+    grads: Tree,
+    state: State,
+    *,
+    lr: float,
+    lr_decay: float = 0.0,
+    weight_decay: float = 0.0,
+    eps: float = 1e-10,
+    maximize: bool = False,
+) -> tuple[Tree, State]:
+    """One step of AdaGrad: the more a parameter has been pulled so far, the less it moves (:eq:`eq-adagrad`).
+
+    With gradient ``g``, parameter ``p`` and step number ``t = 1, 2, ...``, leaf by leaf::
+
+        g = -g                                if maximize
+        g = g + weight_decay * p
+        s = s + g^2
+        p = p - lr / (1 + (t - 1) * lr_decay) * g / (sqrt(s) + eps)
+
+    Args:
+        params: the parameters.
+        grads: their gradients, of the same structure and shapes.
+        state: from :func:`adagrad_init` or from the step before.
+        lr: learning rate, >= 0. PyTorch's default is 1e-2; here it is always stated.
+        lr_decay: how fast the learning rate falls on top of that, >= 0.
+        weight_decay: strength of the L2 penalty, >= 0, added to the gradient.
+        eps: added to the root, outside of it, >= 0.
+        maximize: climb instead of descend.
+
+    Returns:
+        ``(params, state)``, new; each parameter keeps its dtype. State: ``step`` (ints) and ``sum`` (s).
+
+    Raises:
+        ValueError: an option outside its range, a state of another optimizer, a gradient of another shape than its
+            parameter, or one for a parameter that is no float.
+
+    PyTorch: ``torch.optim.Adagrad``; its ``initial_accumulator_value`` is an option of :func:`adagrad_init`. Source:
+    :cite:`duchi2011`.
+    """
+    lr = _at_least_zero("lr", lr)
+    lr_decay = _at_least_zero("lr_decay", lr_decay)
+    weight_decay = _at_least_zero("weight_decay", weight_decay)
+    eps = _at_least_zero("eps", eps)
+    _made_by("adagrad_init", state, "step", "sum")
+
+    def leaf(p, g, t, s):
+        g = _penalized(p, g, weight_decay, maximize)
+        t += 1
+        s = s + g * g
+        step = np.sqrt(s)
+        step += eps
+        np.divide(g, step, out=step)
+        step *= lr / (1 + (t - 1) * lr_decay)
+        return np.subtract(p, step, out=step), t, s
+
+    return _update(leaf, params, grads, state, {"step": True, "sum": True})
+
+
+def rmsprop_init(params: Tree) -> State:
+    """Zeros for ``square_avg``. The first step adds ``grad_avg`` if centered and ``momentum_buffer`` with momentum."""
+    return {"square_avg": tree_map(np.zeros_like, params)}
+
+
+def rmsprop(
+    params: Tree,
+    grads: Tree,
+    state: State,
+    *,
+    lr: float,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    centered: bool = False,
+    maximize: bool = False,
+) -> tuple[Tree, State]:
+    """One step of RMSProp: the gradient divided by its recent root mean square (:eq:`eq-rmsprop`).
+
+    With gradient ``g`` and parameter ``p``, leaf by leaf; ``v``, ``a`` and ``b`` start at 0::
+
+        g = -g                                if maximize
+        g = g + weight_decay * p
+        v = alpha * v + (1 - alpha) * g^2
+        a = alpha * a + (1 - alpha) * g       if centered, else a = 0
+        d = g / (sqrt(v - a^2) + eps)
+        b = momentum * b + d
+        p = p - lr * b
+
+    Args:
+        params: the parameters.
+        grads: their gradients, of the same structure and shapes.
+        state: from :func:`rmsprop_init` or from the step before.
+        lr: learning rate, >= 0. PyTorch's default is 1e-2; here it is always stated.
+        alpha: decay of the two averages, in [0, 1).
+        eps: added to the root, outside of it, >= 0.
+        weight_decay: strength of the L2 penalty, >= 0, added to the gradient.
+        momentum: how much of the velocity ``b`` survives a step, >= 0.
+        centered: divide by the standard deviation, that is, subtract the squared mean gradient.
+        maximize: climb instead of descend.
+
+    Returns:
+        ``(params, state)``, new; each parameter keeps its dtype. State: ``square_avg`` (v), ``grad_avg`` (a) if
+        centered and ``momentum_buffer`` (b) with momentum.
+
+    Raises:
+        ValueError: an option outside its range, a state of another optimizer, a gradient of another shape than its
+            parameter, or one for a parameter that is no float.
+
+    PyTorch: ``torch.optim.RMSprop``, which lets alpha be 1 or more, and which takes the root of a negative number, nan,
+    where rounding has made ``v - a^2`` negative; here it is 0 then. Sources: :cite:`tieleman2012`, for the centered
+    form :cite:`graves2013`, whose eps stands inside the root.
+    """
+    lr = _at_least_zero("lr", lr)
+    alpha = _below_one("alpha", alpha)
+    eps = _at_least_zero("eps", eps)
+    weight_decay = _at_least_zero("weight_decay", weight_decay)
+    momentum = _at_least_zero("momentum", momentum)
+    _made_by("rmsprop_init", state, "square_avg")
+
+    def leaf(p, g, v, a, b):
+        g = _penalized(p, g, weight_decay, maximize)
+        v = _average(alpha, v, g * g)
+        a = _average(alpha, a, g) if centered else None
+        d = np.sqrt(np.maximum(v - a * a, 0) if centered else v)
+        d += eps
+        np.divide(g, d, out=d)
+        b = d if b is None else momentum * b + d
+        step = lr * b
+        return np.subtract(p, step, out=step), v, a, b
+
+    memory = {"square_avg": True, "grad_avg": centered, "momentum_buffer": momentum > 0}
+    return _update(leaf, params, grads, state, memory)
+
+
+def adadelta_init(params: Tree) -> State:
+    """Zeros for the mean squares of the gradients, ``square_avg``, and of the steps, ``acc_delta``."""
+    return {"square_avg": tree_map(np.zeros_like, params), "acc_delta": tree_map(np.zeros_like, params)}
+
+
+def adadelta(
+    params: Tree,
+    grads: Tree,
+    state: State,
+    *,
+    lr: float,
+    rho: float = 0.9,
+    eps: float = 1e-6,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+) -> tuple[Tree, State]:
+    """One step of Adadelta: steps that have the units of the parameters, because past steps set their size
+    (:eq:`eq-adadelta`).
+
+    With gradient ``g`` and parameter ``p``, leaf by leaf; ``v`` and ``u`` start at 0::
+
+        g = -g                                if maximize
+        g = g + weight_decay * p
+        v = rho * v + (1 - rho) * g^2
+        d = sqrt(u + eps) / sqrt(v + eps) * g
+        u = rho * u + (1 - rho) * d^2
+        p = p - lr * d
+
+    Args:
+        params: the parameters.
+        grads: their gradients, of the same structure and shapes.
+        state: from :func:`adadelta_init` or from the step before.
+        lr: learning rate, >= 0. PyTorch's default is 1, which is the paper's method; here it is always stated.
+        rho: decay of the two averages, in [0, 1).
+        eps: added under both roots, >= 0. It sets the size of the first step: with 0 nothing ever moves.
+        weight_decay: strength of the L2 penalty, >= 0, added to the gradient.
+        maximize: climb instead of descend.
+
+    Returns:
+        ``(params, state)``, new; each parameter keeps its dtype. State: ``square_avg`` (v) and ``acc_delta`` (u).
+
+    Raises:
+        ValueError: an option outside its range, a state of another optimizer, a gradient of another shape than its
+            parameter, or one for a parameter that is no float.
+
+    PyTorch: ``torch.optim.Adadelta``, which lets rho be 1. Source: :cite:`zeiler2012`.
+    """
+    lr = _at_least_zero("lr", lr)
+    rho = _below_one("rho", rho)
+    eps = _at_least_zero("eps", eps)
+    weight_decay = _at_least_zero("weight_decay", weight_decay)
+    _made_by("adadelta_init", state, "square_avg", "acc_delta")
+
+    def leaf(p, g, v, u):
+        g = _penalized(p, g, weight_decay, maximize)
+        v = _average(rho, v, g * g)
+        root = v + eps
+        np.sqrt(root, out=root)
+        d = u + eps
+        np.sqrt(d, out=d)
+        d /= root
+        d *= g
+        u = _average(rho, u, np.multiply(d, d, out=root))
+        d *= lr
+        return np.subtract(p, d, out=d), v, u
+
+    return _update(leaf, params, grads, state, {"square_avg": True, "acc_delta": True})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -109,8 +329,9 @@ def sgd(
 
 
 def adam_init(params: Tree) -> State:
-    """Step counter 0 and zero moments ``exp_avg`` and ``exp_avg_sq`` of the shapes and dtypes of ``params``."""
-    return {"step": 0, "exp_avg": tree_map(np.zeros_like, params), "exp_avg_sq": tree_map(np.zeros_like, params)}
+    """Step counters 0 (``step``) and zero moments ``exp_avg`` and ``exp_avg_sq``, shapes and dtypes as ``params``."""
+    zeros = functools.partial(tree_map, np.zeros_like)
+    return {"step": _zero_steps(params), "exp_avg": zeros(params), "exp_avg_sq": zeros(params)}
 
 
 def adam(
@@ -125,7 +346,7 @@ def adam(
     amsgrad: bool = False,
     maximize: bool = False,
 ) -> tuple[Tree, State]:
-    """One step of Adam: steps of size about ``lr``, whatever the scale of the gradient.
+    """One step of Adam: steps of size about ``lr``, whatever the scale of the gradient (:eq:`eq-adam`).
 
     With gradient ``g``, parameter ``p`` and step number ``t = 1, 2, ...``, leaf by leaf::
 
@@ -149,14 +370,16 @@ def adam(
         maximize: climb instead of descend.
 
     Returns:
-        ``(params, state)``, new; each parameter keeps its dtype. State: ``step`` (an int), ``exp_avg`` (m),
-        ``exp_avg_sq`` (v) and, with amsgrad, ``max_exp_avg_sq`` (w).
+        ``(params, state)``, new; each parameter keeps its dtype. State: ``step`` (ints, one a leaf, because the bias of
+        a leaf's moments depends on how many gradients it has seen), ``exp_avg`` (m), ``exp_avg_sq`` (v) and, with
+        amsgrad, ``max_exp_avg_sq`` (w).
 
     Raises:
-        ValueError: an option outside its range, a gradient of another shape than its parameter, or one for a
-            parameter that is no float.
+        ValueError: an option outside its range, a state of another optimizer, a gradient of another shape than its
+            parameter, or one for a parameter that is no float.
 
-    PyTorch: ``torch.optim.Adam``. Sources: :cite:`kingma2015`, for amsgrad :cite:`reddi2018`.
+    PyTorch: ``torch.optim.Adam``. Sources: :cite:`kingma2015`, for amsgrad :cite:`reddi2018`, whose moments are not
+    corrected for their bias.
     """
     return _adam(params, grads, state, lr, betas, eps, weight_decay, amsgrad, maximize, decoupled=False)
 
@@ -178,7 +401,8 @@ def adamw(
     amsgrad: bool = False,
     maximize: bool = False,
 ) -> tuple[Tree, State]:
-    """One step of AdamW: Adam that decays the weights directly, at a rate that no gradient's scale changes.
+    """One step of AdamW: Adam that decays the weights directly, at a rate that no gradient's scale changes
+    (:eq:`eq-adamw`).
 
     As :func:`adam`, but the line ``g = g + weight_decay * p`` gives way to::
 
@@ -194,48 +418,281 @@ def adamw(
 
 def _adam(params, grads, state, lr, betas, eps, weight_decay, amsgrad, maximize, *, decoupled):
     lr = _at_least_zero("lr", lr)
+    beta1, beta2 = _both_below_one("betas", betas)
     eps = _at_least_zero("eps", eps)
     weight_decay = _at_least_zero("weight_decay", weight_decay)
-    beta1, beta2 = (float(beta) for beta in betas)
-    if not (0 <= beta1 < 1 and 0 <= beta2 < 1):
-        raise ValueError(f"betas must both be in [0, 1), not {betas}")
-    if "step" not in state:
-        raise ValueError(f"the state must come from adam_init(params); this one holds {sorted(state)}")
-    t = int(state["step"]) + 1
-    step_size = lr / (1 - beta1**t)
-    root_correction = math.sqrt(1 - beta2**t)
-    shrink = 1 - lr * weight_decay
+    _made_by("adam_init", state, "step", "exp_avg", "exp_avg_sq")
+    penalty, shrink = (0.0, 1 - lr * weight_decay) if decoupled else (weight_decay, 1.0)
 
     # The lines of the docstring, with += and *= on fresh arrays: they save half of the time by saving memory traffic.
-    def leaf(p, g, m, v, *w):
-        g = -g if maximize else g
-        g = g + weight_decay * p if weight_decay and not decoupled else g
+    def leaf(p, g, t, m, v, w):
+        g = _penalized(p, g, penalty, maximize)
+        t += 1
         m = beta1 * m
         m += (1 - beta1) * g
         g2 = g * g
         g2 *= 1 - beta2
         v = beta2 * v
         v += g2
-        w = (np.maximum(w[0], v),) if w else ()
-        step = np.sqrt(w[0] if w else v, out=g2)
-        step /= root_correction
+        if amsgrad:  # second moments are >= 0: a maximum that starts from 0 is the maximum of what was seen
+            w = v.copy() if w is None else np.maximum(w, v)
+        step = np.sqrt(w if amsgrad else v, out=g2)
+        step /= math.sqrt(1 - beta2**t)
         step += eps
         np.divide(m, step, out=step)
-        step *= step_size
-        p = shrink * p if decoupled else p
-        return np.subtract(p, step, out=step), m, v, *w
+        step *= lr / (1 - beta1**t)
+        p = shrink * p if shrink != 1 else p
+        return np.subtract(p, step, out=step), t, m, v, w
 
-    moments = [state["exp_avg"], state["exp_avg_sq"]]
-    if amsgrad:  # second moments are >= 0, so a maximum that starts from zeros is the maximum of what was seen
-        moments.append(state["max_exp_avg_sq"] if "max_exp_avg_sq" in state else tree_map(np.zeros_like, params))
-    params, *moments = _update(leaf, params, grads, *moments, count=1 + len(moments))
-    names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
-    return params, {**state, "step": t, **dict(zip(names, moments, strict=False))}
+    memory = {"step": True, "exp_avg": True, "exp_avg_sq": True, "max_exp_avg_sq": amsgrad}
+    return _update(leaf, params, grads, state, memory)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Learning-rate schedule
+# Lion
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+def lion_init(params: Tree) -> State:
+    """Zeros for the moving average of the gradients, ``exp_avg``."""
+    return {"exp_avg": tree_map(np.zeros_like, params)}
+
+
+def lion(
+    params: Tree,
+    grads: Tree,
+    state: State,
+    *,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.99),
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+) -> tuple[Tree, State]:
+    """One step of Lion: every parameter moves by exactly ``lr``, only the direction is asked for (:eq:`eq-lion`).
+
+    With gradient ``g`` and parameter ``p``, leaf by leaf; ``m`` starts at 0::
+
+        g = -g                                if maximize
+        c = beta1 * m + (1 - beta1) * g
+        p = p - lr * (sign(c) + weight_decay * p)
+        m = beta2 * m + (1 - beta2) * g
+
+    Args:
+        params: the parameters.
+        grads: their gradients, of the same structure and shapes.
+        state: from :func:`lion_init` or from the step before.
+        lr: learning rate, >= 0.
+        betas: weight of the past in the direction of this step, and in what is remembered, each in [0, 1).
+        weight_decay: how fast the weights decay, >= 0, decoupled from the gradient as in :func:`adamw`.
+        maximize: climb instead of descend.
+
+    Returns:
+        ``(params, state)``, new; each parameter keeps its dtype. State: ``exp_avg`` (m). Where ``c`` is 0, the sign is
+        0, and nothing but the decay moves the parameter.
+
+    Raises:
+        ValueError: an option outside its range, a state of another optimizer, a gradient of another shape than its
+            parameter, or one for a parameter that is no float.
+
+    PyTorch has no counterpart. Source: :cite:`chen2023lion`, algorithm 2.
+    """
+    lr = _at_least_zero("lr", lr)
+    beta1, beta2 = _both_below_one("betas", betas)
+    weight_decay = _at_least_zero("weight_decay", weight_decay)
+    _made_by("lion_init", state, "exp_avg")
+
+    def leaf(p, g, m):
+        g = -g if maximize else g
+        step = np.sign(_average(beta1, m, g))  # into a new array: in place, NumPy takes ten times as long
+        if weight_decay:
+            step += weight_decay * p
+        step *= lr
+        return np.subtract(p, step, out=step), _average(beta2, m, g)
+
+    return _update(leaf, params, grads, state, {"exp_avg": True})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Parameter groups
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def param_groups(optimizer: Optimizer, *groups: tuple[Callable[[str, Array], bool], dict[str, Any]]) -> Optimizer:
+    """The same optimizer, with options that differ from parameter to parameter: no decay of biases, say.
+
+    ::
+
+        optimizer = param_groups((adamw_init, adamw), (bias_or_scale, {"weight_decay": 0.0}))
+        result = fit(params, loss, data, optimizer=optimizer, lr=1e-3, weight_decay=0.1, ...)
+
+    Args:
+        optimizer: ``(init, step)``.
+        *groups: pairs ``(belongs, options)``. ``belongs(name, p)`` says whether the parameter ``p`` belongs to the
+            group; ``name`` is its key in the ``state_dict``, such as ``"0.bias"`` (the empty string if the parameters
+            are one array). A parameter takes the options of the first group that it belongs to, and those of the call
+            for the rest. Among them, ``lr`` replaces the learning rate of the call, and ``lr_scale``, >= 0, multiplies
+            it, so that a schedule goes through all groups.
+
+    Returns:
+        ``(init, step)`` with the states of the optimizer alone.
+
+    Raises:
+        ValueError: in a step, an option of a group is outside its range.
+        TypeError: in a step, the optimizer has no such option.
+
+    PyTorch: the list of dicts that ``torch.optim``'s constructors take. There is no ``lr_scale`` in it, but each group
+    has an ``lr`` of its own, from which the schedulers start.
+    """
+    init, step = optimizer
+
+    def group_of(name, p):
+        return next((i for i, (belongs, _) in enumerate(groups) if belongs(name, p)), len(groups))
+
+    def grouped(params, grads, state, *, lr, **options):
+        numbers = tree_map(group_of, _names(params), params)
+        for i, own in enumerate([*(options for _, options in groups), {}]):
+            own = {"lr": lr, **options, **own}
+            own["lr"] = own["lr"] * _at_least_zero("lr_scale", own.pop("lr_scale", 1.0))
+            in_this_group = tree_map(lambda g, number, i=i: g if number == i else None, grads, numbers)
+            params, state = step(params, in_this_group, state, **own)  # no gradient: all other leaves stay
+        return params, state
+
+    described = [(_name(belongs), options) for belongs, options in groups]
+    grouped.__name__ = f"{_name(step)} with groups {described}"  # by which a checkpoint knows its own run
+    return init, grouped
+
+
+def bias_or_scale(name: str, p: Array) -> bool:
+    """True for a parameter of fewer than two axes, a bias or the scale of a normalization; for :func:`param_groups`."""
+    return np.ndim(p) < 2
+
+
+def _names(tree, prefix=""):
+    """The tree of the leaves' dotted names."""
+    if not isinstance(tree, dict):
+        return prefix
+    return {key: _names(branch, f"{prefix}.{key}" if prefix else key) for key, branch in tree.items()}
+
+
+def _name(function):
+    return getattr(function, "__name__", type(function).__name__)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Learning-rate schedules
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def step_lr(step: int, *, lr: float, step_size: int, gamma: float = 0.1) -> float:
+    """Learning rate that is multiplied by ``gamma`` after every ``step_size`` steps (:eq:`eq-step_lr`).
+
+    ::
+
+        lr * gamma^floor(step / step_size)
+
+    Args:
+        step: number of the step, from 0.
+        lr: the rate at the start, >= 0.
+        step_size: steps of equal rate, >= 1.
+        gamma: the factor, >= 0.
+
+    Returns:
+        a Python float. Fix the options with ``functools.partial`` to get a function of the step alone.
+
+    Raises:
+        ValueError: an argument outside its range.
+
+    PyTorch: ``torch.optim.lr_scheduler.StepLR``.
+    """
+    lr = _at_least_zero("lr", lr)
+    gamma = _at_least_zero("gamma", gamma)
+    return lr * gamma ** (_whole("step", step) // _whole("step_size", step_size, least=1))
+
+
+def exponential_lr(step: int, *, lr: float, gamma: float) -> float:
+    """Learning rate that is multiplied by ``gamma`` after every step (:eq:`eq-exponential_lr`).
+
+    ::
+
+        lr * gamma^step
+
+    Args:
+        step: number of the step, from 0.
+        lr: the rate at the start, >= 0.
+        gamma: the factor, >= 0; above 1 the rate grows, as :func:`lr_finder` needs it.
+
+    Returns:
+        a Python float.
+
+    Raises:
+        ValueError: an argument outside its range.
+
+    PyTorch: ``torch.optim.lr_scheduler.ExponentialLR``.
+    """
+    return _at_least_zero("lr", lr) * _at_least_zero("gamma", gamma) ** _whole("step", step)
+
+
+def cosine_annealing_lr(step: int, *, lr: float, T_max: int, eta_min: float = 0.0) -> float:
+    """Learning rate that falls from ``lr`` to ``eta_min`` along half a cosine (:eq:`eq-cosine_annealing_lr`).
+
+    ::
+
+        eta_min + (lr - eta_min) * (1 + cos(pi * step / T_max)) / 2
+
+    Args:
+        step: number of the step, from 0. Beyond ``T_max`` the rate rises again, back to ``lr`` at ``2 * T_max``.
+        lr: the rate at the start, >= 0.
+        T_max: the step that has the rate ``eta_min``, >= 1.
+        eta_min: the rate at the end, >= 0.
+
+    Returns:
+        a Python float.
+
+    Raises:
+        ValueError: an argument outside its range.
+
+    PyTorch: ``torch.optim.lr_scheduler.CosineAnnealingLR``, which gets from step to step by a recursion with the same
+    values. Source: :cite:`loshchilov2017sgdr`, without its restarts.
+    """
+    lr = _at_least_zero("lr", lr)
+    eta_min = _at_least_zero("eta_min", eta_min)
+    part = _whole("step", step) / _whole("T_max", T_max, least=1)
+    return eta_min + (lr - eta_min) * (1 + math.cos(math.pi * part)) / 2
+
+
+def linear_warmup(
+    step: int, *, lr: float | Callable[[int], float], total_iters: int, start_factor: float = 1 / 3
+) -> float:
+    """Learning rate that rises along a line to where another schedule, or a constant, begins (:eq:`eq-linear_warmup`).
+
+    ::
+
+        (start_factor + (1 - start_factor) * step / total_iters) * lr(0)      if step < total_iters
+        lr(step - total_iters)                                                afterwards
+
+    Args:
+        step: number of the step, from 0.
+        lr: what follows the warm-up: a rate, >= 0, or a schedule, which begins then at its own step 0.
+        total_iters: steps of the warm-up, >= 0.
+        start_factor: the part of the full rate at step 0, in [0, 1].
+
+    Returns:
+        a Python float.
+
+    Raises:
+        ValueError: an argument outside its range.
+
+    PyTorch: ``torch.optim.lr_scheduler.LinearLR``, whose ``start_factor`` must not be 0, and with a schedule
+    ``SequentialLR([LinearLR(...), schedule], milestones=[total_iters])``. Source: :cite:`goyal2017`.
+    """
+    step = _whole("step", step)
+    total_iters = _whole("total_iters", total_iters)
+    if not 0 <= start_factor <= 1:
+        raise ValueError(f"start_factor must be in [0, 1], not {start_factor}")
+    rate = _at_least_zero("lr", lr(max(step - total_iters, 0)) if callable(lr) else lr)
+    if step >= total_iters:
+        return rate
+    return (float(start_factor) + (1 - float(start_factor)) * step / total_iters) * rate
 
 
 def one_cycle(
@@ -249,7 +706,7 @@ def one_cycle(
     final_div_factor: float = 1e4,
     three_phase: bool = False,
 ) -> float:
-    """Learning rate of the one-cycle schedule: up to ``max_lr``, then down to almost nothing.
+    """Learning rate of the one-cycle schedule: up to ``max_lr``, then down to almost nothing (:eq:`eq-one_cycle`).
 
     The rate starts at ``initial = max_lr / div_factor`` and ends at ``minimal = initial / final_div_factor``::
 
@@ -278,11 +735,9 @@ def one_cycle(
     divides by zero, is at its end here; and there is no rate for ``step = total_steps``. Source:
     :cite:`smith2017superconvergence`.
     """
-    if total_steps < 1:
-        raise ValueError(f"total_steps must be >= 1, not {total_steps}")
-    if step != int(step):
-        raise ValueError(f"step must be a whole number, not {step}")
-    if not 0 <= step < total_steps:
+    total_steps = _whole("total_steps", total_steps, least=1)
+    step = _whole("step", step)
+    if step >= total_steps:
         raise ValueError(f"step must be in [0, {total_steps}), not {step}")
     if not 0 <= pct_start <= 1:
         raise ValueError(f"pct_start must be in [0, 1], not {pct_start}")
@@ -291,10 +746,10 @@ def one_cycle(
     if not (div_factor > 0 and final_div_factor > 0):
         raise ValueError(f"div_factor and final_div_factor must be > 0, not {div_factor} and {final_div_factor}")
     max_lr = _at_least_zero("max_lr", max_lr)
-    initial = max_lr / div_factor
-    minimal = initial / final_div_factor
+    initial = max_lr / float(div_factor)
+    minimal = initial / float(final_div_factor)
 
-    rise = pct_start * total_steps - 1
+    rise = float(pct_start) * total_steps - 1
     phases = [(rise, initial, max_lr)]
     if three_phase:
         phases.append((2 * rise, max_lr, initial))
@@ -309,34 +764,373 @@ def one_cycle(
     return b + (a - b) * (1 + math.cos(math.pi * s)) / 2
 
 
+def reduce_lr_on_plateau_init(lr: float) -> State:
+    """The learning rate ``lr`` to start from, no ``best`` metric yet, and the counters ``num_bad_epochs`` and
+    ``cooldown_counter`` at 0."""
+    return {"lr": _at_least_zero("lr", lr), "best": None, "num_bad_epochs": 0, "cooldown_counter": 0}
+
+
+def reduce_lr_on_plateau(
+    metric: float,
+    state: State,
+    *,
+    mode: str = "min",
+    factor: float = 0.1,
+    patience: int = 10,
+    threshold: float = 1e-4,
+    threshold_mode: str = "rel",
+    cooldown: int = 0,
+    min_lr: float = 0.0,
+    eps: float = 1e-8,
+) -> tuple[float, State]:
+    """Learning rate that falls when a metric has stopped improving (:eq:`eq-reduce_lr_on_plateau`).
+
+    Called once an epoch with what was measured after it. For ``mode="min"``::
+
+        if metric < best * (1 - threshold):   or best - threshold, for threshold_mode="abs"
+            best, bad = metric, 0
+        else:
+            bad = bad + 1
+        if wait > 0:
+            wait, bad = wait - 1, 0           bad epochs do not count while cooling down
+        if bad > patience:
+            lr = max(factor * lr, min_lr)     unless that changes it by eps or less
+            wait, bad = cooldown, 0
+
+    For ``mode="max"``, better means ``metric > best * (1 + threshold)``, or ``best + threshold``.
+
+    Args:
+        metric: the loss (or, with ``mode="max"``, the accuracy) on the validation set. nan is never better.
+        state: from :func:`reduce_lr_on_plateau_init` or from the call before.
+        mode: ``"min"`` or ``"max"``: what is better.
+        factor: by which the rate falls, in [0, 1).
+        patience: how many bad epochs in a row are tolerated, >= 0.
+        threshold: by how much better counts as better, >= 0.
+        threshold_mode: ``"rel"`` or ``"abs"``: whether the threshold is a part of the best metric or a difference.
+        cooldown: epochs after a fall in which bad ones are not counted, >= 0.
+        min_lr: the rate falls no further, >= 0.
+        eps: smaller falls are left out, >= 0.
+
+    Returns:
+        ``(lr, state)``: the rate of the next epoch, a Python float, and the new state: ``lr``, ``best``,
+        ``num_bad_epochs`` (bad) and ``cooldown_counter`` (wait).
+
+    Raises:
+        ValueError: an option outside its range.
+
+    PyTorch: ``torch.optim.lr_scheduler.ReduceLROnPlateau``. With ``"rel"`` and metrics below 0, as the negative
+    logarithm of a density may be, one that is a little *worse* counts as better, there and here: use ``"abs"``.
+    """
+    if mode not in ("min", "max"):
+        raise ValueError(f"mode must be 'min' or 'max', not {mode!r}")
+    if threshold_mode not in ("rel", "abs"):
+        raise ValueError(f"threshold_mode must be 'rel' or 'abs', not {threshold_mode!r}")
+    factor = _below_one("factor", factor)
+    patience, cooldown = _whole("patience", patience), _whole("cooldown", cooldown)
+    threshold, min_lr = _at_least_zero("threshold", threshold), _at_least_zero("min_lr", min_lr)
+    eps = _at_least_zero("eps", eps)
+    lr, best, bad, wait = (state[key] for key in ("lr", "best", "num_bad_epochs", "cooldown_counter"))
+
+    metric = float(metric)
+    sign = 1 if mode == "min" else -1
+    best = sign * math.inf if best is None else best
+    bound = best * (1 - sign * threshold) if threshold_mode == "rel" else best - sign * threshold
+    if sign * metric < sign * bound:
+        best, bad = metric, 0
+    else:
+        bad += 1
+    if wait > 0:
+        wait, bad = wait - 1, 0
+    if bad > patience:
+        reduced = max(factor * lr, min_lr)
+        lr = reduced if lr - reduced > eps else lr
+        wait, bad = cooldown, 0
+    return lr, {"lr": lr, "best": best, "num_bad_epochs": bad, "cooldown_counter": wait}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Clipping
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def clip_grad_norm(
+    grads: Tree, *, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
+) -> tuple[Tree, float]:
+    """Shorten all gradients by one factor, so that together they are no longer than ``max_norm``
+    (:eq:`eq-clip_grad_norm`).
+
+    With the norm ``n`` of all entries of all leaves, ``n = (sum |g|^p)^(1/p)`` or, for ``p = inf``, ``max |g|``::
+
+        g * min(1, max_norm / (n + 1e-6))
+
+    To train with it, put it before the optimizer's step::
+
+        def clipped(params, grads, state, **options):
+            grads, _ = clip_grad_norm(grads, max_norm=1.0)
+            return adam(params, grads, state, **options)
+
+        result = fit(params, loss, data, optimizer=(adam_init, clipped), ...)
+
+    Args:
+        grads: an array or a nested dict of arrays; leaves that are ``None`` stay so.
+        max_norm: >= 0; with ``math.inf`` the gradients are only measured.
+        norm_type: p, > 0, ``math.inf`` for the largest entry.
+        error_if_nonfinite: refuse gradients whose norm is infinite or nan, instead of making them all 0 or nan.
+
+    Returns:
+        ``(grads, total_norm)``: the gradients, each with its dtype, and the norm before clipping, a Python float.
+
+    Raises:
+        ValueError: an option outside its range.
+        FloatingPointError: the norm is not finite, with ``error_if_nonfinite``.
+
+    PyTorch: ``torch.nn.utils.clip_grad_norm_``, which changes the gradients in place. The 1e-6 is its own: a clipped
+    gradient is a little shorter than ``max_norm``. Source: :cite:`pascanu2013`, without the 1e-6.
+    """
+    if not max_norm >= 0:
+        raise ValueError(f"max_norm must be >= 0, not {max_norm}")
+    if not norm_type > 0:
+        raise ValueError(f"norm_type must be > 0, not {norm_type}")
+    norms = [_norm(leaf, norm_type) for leaf in _leaves(grads) if leaf is not None]
+    total_norm = float(_norm(np.array(norms), norm_type))
+    if error_if_nonfinite and not math.isfinite(total_norm):
+        raise FloatingPointError(f"the norm of the gradients is {total_norm}, which no factor can shorten")
+    factor = min(1.0, float(max_norm) / (total_norm + 1e-6)) if not math.isnan(total_norm) else math.nan
+    return tree_map(lambda g: None if g is None else np.asarray(factor * g), grads), total_norm
+
+
+def clip_grad_value(grads: Tree, *, clip_value: float) -> Tree:
+    """Cut every entry of every gradient off at ``clip_value`` and ``-clip_value`` (:eq:`eq-clip_grad_value`).
+
+    ::
+
+        min(max(g, -clip_value), clip_value)
+
+    Unlike :func:`clip_grad_norm` this changes the direction of the gradient.
+
+    Args:
+        grads: an array or a nested dict of arrays; leaves that are ``None`` stay so.
+        clip_value: >= 0.
+
+    Returns:
+        the gradients, each with its dtype.
+
+    Raises:
+        ValueError: ``clip_value`` is below 0.
+
+    PyTorch: ``torch.nn.utils.clip_grad_value_``, which changes the gradients in place.
+    """
+    if not clip_value >= 0:
+        raise ValueError(f"clip_value must be >= 0, not {clip_value}")
+    c = float(clip_value)
+    return tree_map(lambda g: None if g is None else np.asarray(np.clip(g, -c, c)), grads)
+
+
+def _norm(array, p):
+    if p == math.inf:
+        return np.max(np.abs(array), initial=0.0)
+    if p == 2:
+        flat = np.ravel(array)
+        return math.sqrt(flat @ flat)
+    return np.sum(np.abs(array) ** p) ** (1 / p)
+
+
+def _leaves(tree):
+    return [leaf for branch in tree.values() for leaf in _leaves(branch)] if isinstance(tree, dict) else [tree]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Learning-rate finder
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class RangeTest(NamedTuple):
+    """What :func:`lr_finder` returns."""
+
+    lrs: Array
+    """The learning rates, (steps,)."""
+    losses: Array
+    """The loss on each batch, before the step, (steps,)."""
+    smoothed: Array
+    """Its moving average, (steps,)."""
+    suggestion: float
+    """A learning rate to start a search from."""
+
+
+def lr_finder(
+    params: Tree,
+    loss: Callable[..., Any],
+    data: tuple[Any, Any],
+    *,
+    optimizer: Optimizer = (sgd_init, sgd),
+    start_lr: float = 1e-5,
+    end_lr: float = 10.0,
+    num_iter: int = 100,
+    batch_size: int,
+    rng: np.random.Generator,
+    smoothing: float = 0.9,
+    stop_factor: float = 4.0,
+    **hyperparameters: Any,
+) -> RangeTest:
+    """Learning-rate range test: train while the rate grows, and watch where the loss falls and where it blows up
+    (:eq:`eq-lr_finder`).
+
+    Step ``i = 0, 1, ..., num_iter - 1`` measures the loss on a batch and then moves with the rate ``lr_i``::
+
+        lr_i = start_lr * (end_lr / start_lr)^(i / (num_iter - 1))
+        a = smoothing * a + (1 - smoothing) * loss
+        smoothed_i = a / (1 - smoothing^(i + 1))
+
+    The test ends early as soon as the smoothed loss exceeds ``stop_factor`` times its lowest value (if that is above
+    0), or when the loss is no longer finite.
+
+    The suggestion is a tenth of the rate at which the smoothed loss is lowest: there the rate is about to be too large,
+    and the average lags behind, so that the edge lies further down. It is a place to start a search from, not its
+    result. (Where the smoothed loss falls most steeply, which is a common rule, is often a matter of the noise in its
+    first values.)
+
+    Args:
+        params: where to start; not modified.
+        loss: returns a scalar, the mean over the examples of a batch, as for :func:`~nnbook.training.fit`.
+        data: ``(x, y)``, arrays with one row per example.
+        optimizer: ``(init, step)``: the suggestion is for this one.
+        start_lr, end_lr: the range, 0 < start_lr < end_lr.
+        num_iter: how many rates, >= 2.
+        batch_size: examples in a batch, >= 1: the suggestion is for this one, too.
+        rng: shuffles the examples.
+        smoothing: decay of the moving average, in [0, 1); 0 takes the losses as they are.
+        stop_factor: > 1.
+        **hyperparameters: handed to the optimizer's step.
+
+    Returns:
+        a :class:`RangeTest`: ``lrs``, ``losses`` and ``smoothed``, each (steps,), and ``suggestion``.
+
+    Raises:
+        ValueError: an argument outside its range, ``x`` and ``y`` of different lengths or empty, or a loss that is not
+            finite before the first step.
+
+    PyTorch has no counterpart. Source: :cite:`smith2017cyclical`, section 3.3, with a rate that grows along a line; the
+    exponential growth and the smoothing are common practice.
+    """
+    x, y = (np.asarray(array) for array in data)
+    if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
+        raise ValueError(f"x has shape {x.shape} and y {y.shape}; they need the same number of rows, at least one")
+    if not 0 < start_lr < end_lr < math.inf:
+        raise ValueError(f"the range needs 0 < start_lr < end_lr, not {start_lr} and {end_lr}")
+    num_iter = _whole("num_iter", num_iter, least=2)
+    batch_size = _whole("batch_size", batch_size, least=1)
+    smoothing = _below_one("smoothing", smoothing)
+    if not isinstance(rng, np.random.Generator):
+        raise ValueError(f"rng must be a numpy.random.Generator, not {type(rng).__name__}")
+    if not stop_factor > 1:
+        raise ValueError(f"stop_factor must be > 1, not {stop_factor}")
+    init, step = optimizer
+    state, gradient = init(params), value_and_grad(loss)
+    epochs = math.ceil(num_iter * batch_size / len(x))
+    order = np.concatenate([rng.permutation(len(x)) for _ in range(epochs)])
+    average = 0.0
+    lrs: list[float] = []
+    losses: list[float] = []
+    smoothed: list[float] = []
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # a divergence is what the test is looking for
+        for i in range(num_iter):
+            rows = order[i * batch_size : (i + 1) * batch_size]
+            value, grads = gradient(params, x[rows], y[rows])
+            average = smoothing * average + (1 - smoothing) * float(value)
+            if not math.isfinite(average):
+                break
+            lrs.append(float(start_lr) * float(end_lr / start_lr) ** (i / (num_iter - 1)))
+            losses.append(float(value))
+            smoothed.append(average / (1 - smoothing ** (i + 1)))
+            if smoothed[-1] > stop_factor * min(smoothed) > 0:
+                break
+            params, state = step(params, grads, state, lr=lrs[-1], **hyperparameters)
+    if not losses:
+        raise ValueError(f"the loss is {float(value)} before the first step")
+    return RangeTest(np.array(lrs), np.array(losses), np.array(smoothed), lrs[int(np.argmin(smoothed))] / 10)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Leaf by leaf
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _update(f, params, grads, *memory, count=1, blank=np.zeros_like):
-    """Apply ``f(p, g, *memory)`` to every leaf; return its ``count`` results (the new ``p`` and memory) as trees.
+def _update(f, params, grads, state, memory):
+    """Apply ``f(p, g, *old)``, which returns the new ``p`` and what to remember of it, to every leaf.
 
-    ``blank(p)`` is the memory of a leaf that has had no gradient yet.
+    ``memory`` names the trees of the state that ``old`` comes from, and says which of them the method needs now. Those
+    that it does not need come in as None, and so do those that have not begun.
     """
 
     def leaf(p, g, *old):
         if g is None:
-            return p, *old, *(blank(p) for _ in range(count - 1 - len(old)))
-        if np.result_type(p).kind not in "fc":
+            return p, *old
+        if np.result_type(p).kind != "f":
             raise ValueError(f"a parameter has dtype {np.result_type(p)}; only floats can follow a gradient")
         if np.shape(g) != np.shape(p):
             raise ValueError(f"the gradient has shape {np.shape(g)}, the parameter {np.shape(p)}")
-        arrays = (
-            np.atleast_1d(array) for array in (p, np.asarray(g, np.result_type(p)), *(b for b in old if b is not None))
-        )
-        return tuple(result.reshape(np.shape(p)) for result in f(*arrays))
+        arrays = (p, np.asarray(g, np.result_type(p)), *old)
+        results = f(*(a if a is None or isinstance(a, int) else np.atleast_1d(a) for a in arrays))
+        return tuple(a.reshape(np.shape(p)) if isinstance(a, Array) else a for a in results)
 
-    results = tree_map(leaf, params, grads, *memory)
-    return tuple(tree_map(lambda result, i=i: result[i], results) for i in range(count))
+    nothing = tree_map(lambda p: None, params)
+    old = [state.get(name, nothing) if needed else nothing for name, needed in memory.items()]
+    results = tree_map(leaf, params, grads, *old)
+    params, *new = (tree_map(lambda result, i=i: result[i], results) for i in range(1 + len(memory)))
+    return params, {**state, **{name: tree for (name, needed), tree in zip(memory.items(), new, strict=True) if needed}}
+
+
+def _penalized(p, g, weight_decay, maximize):
+    g = -g if maximize else g
+    return g + weight_decay * p if weight_decay else g
+
+
+def _average(beta, average, x):
+    """``beta * average + (1 - beta) * x``; an average that has not begun is 0."""
+    new = (1 - beta) * x
+    if average is not None:
+        new += beta * average
+    return new
+
+
+def _zero_steps(params):
+    return tree_map(lambda p: 0, params)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Options in their range
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def _at_least_zero(name: str, value) -> float:
     if not value >= 0:
         raise ValueError(f"{name} must be >= 0, not {value}")
+    if math.isinf(value):
+        raise ValueError(f"{name} must be finite, not {value}")
     return float(value)  # a NumPy scalar would promote float32 parameters
+
+
+def _below_one(name: str, value) -> float:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1), not {value}")
+    return float(value)
+
+
+def _both_below_one(name: str, values) -> tuple[float, float]:
+    first, second = values
+    if not (0 <= first < 1 and 0 <= second < 1):
+        raise ValueError(f"{name} must both be in [0, 1), not {values}")
+    return float(first), float(second)
+
+
+def _whole(name: str, value, *, least: int = 0) -> int:
+    if not (math.isfinite(value) and value == int(value)):
+        raise ValueError(f"{name} must be a whole number, not {value}")
+    if value < least:
+        raise ValueError(f"{name} must be >= {least}, not {value}")
+    return int(value)
+
+
+def _made_by(init: str, state: State, *names: str) -> None:
+    if not set(names) <= set(state):
+        raise ValueError(f"the state must come from {init}(params); this one holds {sorted(state)}")

@@ -493,7 +493,8 @@ def lockstep(
         twin.load_state_dict(to_torch(params))
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"params and twin do not fit: {error}") from None
-    by_name = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    twins = ("SGD", "Adagrad", "RMSprop", "Adadelta", "Adam", "AdamW")
+    by_name = {name.lower(): getattr(torch.optim, name) for name in twins}
     make = torch_optimizer or by_name.get(_name(step_function))
     if make is None:
         raise ValueError(f"torch.optim has no {_name(step_function)!r} that is known here: pass torch_optimizer")

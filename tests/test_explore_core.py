@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 from typing import Any
 
@@ -13,7 +14,20 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from nnbook.explore.bank import STEPS, pack, unpack
 from nnbook.explore.core import Choice, DataSet, Integer, Linear, Log, Toggle, experiment, explorable
-from nnbook.explore.figures import arrange, at_frame, bars, dots, figure, frame, line, panel, surface, words
+from nnbook.explore.figures import (
+    arrange,
+    at_frame,
+    bars,
+    check,
+    diverging,
+    dots,
+    figure,
+    frame,
+    line,
+    panel,
+    surface,
+    words,
+)
 from nnbook.explore.picture import picture
 
 # Controls
@@ -47,6 +61,9 @@ def test_a_wrong_value_is_refused_with_what_is_allowed(control: Any, value: Any,
         lambda: DataSet({"a": lambda: (np.zeros((1, 2)), np.zeros(1, int))}, label="Data"),
         lambda: DataSet({"a": 1, "b": 2}, label="Data"),  # type: ignore[dict-item]
         lambda: Linear(1, 1, 1, label="Bias"),
+        lambda: Linear(0, 1, 0, stops=1, label="Bias"),
+        lambda: Linear(0, float("inf"), 0, label="Bias"),
+        lambda: Integer(0, 4, 1, stops=3, label="Count"),  # type: ignore[arg-type]
         lambda: Linear(0, 1, 2, label="Bias"),
         lambda: Linear(0, 1, 0.5, stops=(0, 2), label="Bias"),
         lambda: Log(0, 1, 0.5, label="Rate"),
@@ -67,6 +84,17 @@ def test_every_stop_of_a_slider_is_allowed_and_the_default_is_one(
     assert [control.check(stop) for stop in control.stops] == sorted(control.stops)
 
 
+def test_a_computed_stop_beside_the_default_gives_way_to_it() -> None:
+    assert Linear(0, 1, 1 / 3, stops=4, label="x").stops == (0, 1 / 3, 0.666666666667, 1)
+
+
+def test_values_are_shown_as_a_reader_expects() -> None:
+    count, rate = Integer(1, 5000, 1, stops=(1, 1234), label="n"), Log(1e-4, 1, 0.1, label="r", unit="s")
+    assert [count.show(v) for v in (1, 999, 1234)] == ["1", "999", "1,234"]
+    assert rate.show(0.0123456) == "0.0123 s"
+    assert Linear(-2, 2, 0, label="w").show(-1.5) == "\N{MINUS SIGN}1.5"
+
+
 def test_only_a_control_with_fewer_values_on_the_page_is_coarse() -> None:
     assert Linear(0, 1, 0, label="x").is_coarse
     assert Integer(1, 9, 2, stops=(1, 2, 9), label="n").is_coarse
@@ -76,7 +104,7 @@ def test_only_a_control_with_fewer_values_on_the_page_is_coarse() -> None:
 
 # Explorables
 
-TRY = (experiment("Do this.", "It shows that."),)
+TRY = (experiment("Do this.", "It shows that."),) * 3
 
 
 def parabola(x, sign):
@@ -101,14 +129,26 @@ def test_an_explorable_checks_its_parameters_and_fills_in_the_defaults() -> None
         e(y=1)
 
 
+def test_an_explorable_needs_three_experiments_and_names_that_the_page_does_not_use() -> None:
+    with pytest.raises(ValueError, match="three experiments, not 1"):
+        explorable("P", caption="c", experiments=TRY[:1], **CONTROLS)(parabola)
+    with pytest.raises(ValueError, match="the page uses the name frame itself"):
+        explorable("P", caption="c", experiments=TRY, frame=Integer(0, 3, 1, label="x"))(lambda frame: {})
+
+
+def test_the_placeholder_is_text_not_markup() -> None:
+    e = explorable("a <b> & c", caption="c", experiments=TRY, **CONTROLS)(parabola)
+    assert "a &lt;b&gt; &amp; c:" in e.placeholder
+
+
 def test_an_explorable_whose_controls_do_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"takes \('x', 'sign'\), its controls are"):
         make(x=CONTROLS["x"])
     with pytest.raises(ValueError, match=r"the page cannot show x=0\.3"):
-        explorable("P", caption="c", experiments=(experiment("a", "b", x=0.3),), x=Linear(0, 1, 0, label="x"))(
+        explorable("P", caption="c", experiments=(experiment("a", "b", x=0.3), *TRY[1:]), x=Linear(0, 1, 0, label="x"))(
             lambda x: x
         )
-    with pytest.raises(ValueError, match="needs a title, a caption and experiments"):
+    with pytest.raises(ValueError, match="needs a title, a caption and three experiments"):
         explorable("P", caption="", experiments=TRY, **CONTROLS)(parabola)
 
 
@@ -156,6 +196,31 @@ def everything() -> dict[str, Any]:
     return figure(data, panel("one", x=(0, 1)), panel("two", ticks={0: "a"}), text="end", frames=moments)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda fig: fig["data"][0].update(y=np.array([0.0, np.nan, 1.0])), "trace 0 .*not finite"),
+        (lambda fig: fig["data"][0].update(x=np.arange(9.0)), "x of length 9"),
+        (lambda fig: fig["frames"][1]["data"][0].update(yy=np.zeros(3)), "sets yy"),
+        (lambda fig: fig.pop("text"), "returns figure"),
+    ],
+)
+def test_a_figure_that_cannot_be_drawn_is_named(spoil: Any, said: str) -> None:
+    fig = copy.deepcopy(everything())
+    check(fig)
+    spoil(fig)
+    with pytest.raises(ValueError, match=said):
+        check(fig)
+
+
+def test_blue_is_low_and_orange_is_high() -> None:
+    scale = dict(diverging(1.0))
+    red, _, blue = (int(part) for part in scale[0.0].removeprefix("rgba(").split(",")[:3])
+    assert blue > red
+    red, _, blue = (int(part) for part in scale[1.0].removeprefix("rgba(").split(",")[:3])
+    assert red > blue
+
+
 def test_a_moment_changes_only_what_its_frame_names() -> None:
     fig = everything()
     traces, text = at_frame(fig, 1)
@@ -169,7 +234,9 @@ def test_panels_fill_the_drawing_and_do_not_overlap(stacked: bool) -> None:
     layout = everything()["layout"]
     arrange(layout, 600, 500, stacked=stacked)
     axis = "y" if stacked else "x"
-    first, second = sorted(layout[f"{axis}axis{end}"]["domain"] for end in ("", "2"))
+    first, second = (layout[f"{axis}axis{end}"]["domain"] for end in ("", "2"))
+    if stacked:  # the first panel is on top, and y goes up
+        first, second = second, first
     assert 0 < first[0] < first[1] < second[0] < second[1] < 1
 
 
@@ -188,8 +255,8 @@ def test_the_static_picture_draws_every_kind_of_trace_the_same_every_time() -> N
 
 def same(a: Any, b: Any, exact: bool = False) -> bool:
     if isinstance(a, np.ndarray):
-        step = (a.max() - a.min()) / STEPS if a.size else 0
-        return a.shape == b.shape and bool(np.all(np.abs(a - b) <= step * 1.001 + 1e-12 * np.abs(a)))
+        half = (a.max() - a.min()) / STEPS / 2 if a.size else 0
+        return a.shape == b.shape and bool(np.all(np.abs(a - b) <= half * 1.001 + 1e-12 * np.abs(a).max(initial=0)))
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)):
@@ -249,10 +316,24 @@ def test_what_is_not_finite_never_gets_into_a_bank(bad: float) -> None:
         pack([{"data": [{"x": bad}]}])
 
 
+@pytest.mark.parametrize("ends", [(-1e308, 1e308), (0.0, 5e-324)])
+def test_numbers_that_no_step_can_tell_apart_never_get_into_a_bank(ends: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="cannot be told apart"):
+        pack([{"data": [{"x": np.array(ends)}]}])
+
+
+def test_an_array_of_any_empty_shape_comes_back() -> None:
+    back = unpack(pack([{"a": np.zeros((0, 3)), "b": np.zeros(0)}]))[0]
+    assert back["a"].shape == (0, 3)
+    assert back["b"].shape == (0,)
+
+
 def test_a_damaged_bank_is_refused() -> None:
     whole = pack([everything()])
     raw = gzip.decompress(whole)
     assert unpack(raw)[0]["text"] == "end"  # a server may have unpacked it on the way
-    for damaged in (whole[:-20], raw[:-3], raw[:20], b"<html>not found</html>", b""):
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
+    for damaged in (flipped, whole[:-20], raw[:-3], raw[:20], b"<html>not found</html>", b""):
         with pytest.raises(ValueError, match="bank"):
             unpack(damaged)

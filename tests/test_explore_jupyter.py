@@ -7,6 +7,7 @@ import html
 import os
 import queue
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 
 pytest.importorskip("anywidget")
 from nnbook.explore.backprop import network_learns
-from nnbook.explore.figures import at_frame
+from nnbook.explore.core import Choice, Integer, experiment, explorable
+from nnbook.explore.figures import at_frame, figure, line, panel
 from nnbook.explore.jupyter import Panel
 from nnbook.explore.losses import logits_and_loss, saturation
 from nnbook.explore.neurons import hinges_add_up, neuron_on_the_plane
@@ -67,10 +69,65 @@ def test_an_experiment_sets_what_it_names_and_refuses_what_there_is_not() -> Non
         panel.set(w1=9)
 
 
-def test_the_next_move_cancels_training_and_progress_is_shown() -> None:
+@pytest.mark.parametrize(("e", "name"), [(saturation, "start"), (saturation, "lr"), (network_learns, "lr")])
+def test_a_slider_reaches_every_stop_of_the_page_and_both_ends(e: Any, name: str) -> None:
+    """Whatever the slider rounds to, the function gets the stop itself."""
+    panel = Panel(e)
+    slider, control = panel.controls[name], e.controls[name]
+    exponent = control.kind == "log"
+    for stop in (*control.stops, control.low, control.high):
+        place = np.log10(stop) if exponent else stop
+        rounded = slider.min + slider.step * np.round((place - slider.min) / slider.step)
+        panel._quiet = True
+        slider.value = min(max(10**rounded if exponent else rounded, 10**slider.min if exponent else slider.min), 1e9)
+        assert panel._value(name) == stop
+
+
+def test_a_setting_does_not_keep_what_another_one_drew() -> None:
+    def changing(kind):
+        options = {"log": True, "ticks": {1: "one"}} if kind == "logarithm" else {}
+        trace = line([1.0, 2.0], [1.0, 10.0], name="a") | ({"fill": "toself"} if kind == "logarithm" else {})
+        return figure([trace], panel("p", x=(0, 3), **options), text=kind)
+
+    trials = (experiment("a", "b"),) * 3
+    kinds = Choice("plain", "logarithm", label="Kind")
+    shown_ = Panel(explorable("T", caption="c", experiments=trials, kind=kinds)(changing))
+    for kind in ("logarithm", "plain"):
+        shown_.controls["kind"].value = kind
+    assert shown_.figure.layout.yaxis.type is None
+    assert shown_.figure.layout.xaxis.tickvals is None
+    assert shown_.figure.data[0].fill is None
+
+
+def test_what_goes_wrong_while_training_is_told() -> None:
+    def failing(n):
+        yield 0.0
+        if n > 1:
+            raise RuntimeError("it broke")
+        return figure([line([0.0], [0.0])], panel("p"), text="fine")
+
+    trials = (experiment("a", "b"),) * 3
+    e = explorable("T", caption="c", experiments=trials, n=Integer(1, 3, 1, label="n"))(failing)
+    box = Panel(e)
+
+    async def session() -> None:
+        box.controls["n"].value = 2
+        assert box._task is not None
+        with pytest.raises(RuntimeError, match="it broke"):
+            await box._task
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, session()).result()
+    assert "it broke" in box.words.value
+    assert box.progress.layout.visibility == "hidden"
+
+
+def test_the_next_move_cancels_training_and_progress_is_shown(monkeypatch: Any) -> None:
+    monkeypatch.setattr("nnbook.explore.jupyter.PATIENCE", 0.02)  # less than any machine needs for the training
+
     async def session() -> None:
         panel.controls["hidden"].value = "8 and 8"
-        await asyncio.sleep(0.12)
+        await asyncio.sleep(0)  # until the training lets go for the first time
         assert panel.progress.layout.visibility == "visible"
         first = panel._task
         panel.controls["lr"].value = 0.3
@@ -80,7 +137,8 @@ def test_the_next_move_cancels_training_and_progress_is_shown() -> None:
         await panel._task
 
     panel = Panel(network_learns)
-    asyncio.run(session())
+    with ThreadPoolExecutor(1) as pool:  # the browser tests, run before in the same process, hold a loop in this thread
+        pool.submit(asyncio.run, session()).result()
     assert panel.progress.layout.visibility == "hidden"
     assert_shows(panel, network_learns(hidden="8 and 8", lr=0.3))
 

@@ -109,6 +109,29 @@ def test_banks_that_are_too_large_stop_the_build(sizes: list[int], said: str) ->
         page.check_sizes("m:e", sizes)
 
 
+def test_what_is_no_explorable_is_refused() -> None:
+    with pytest.raises(page.ExtensionError, match="which is a module"):
+        page.find("nnbook.explore.neurons:np")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('<div class="x" data-explorable="m:e">t</div>', "an explorable is written"),
+        ('<div data-explorable="m:e">t</div>' * 2, "m:e stands there twice"),
+    ],
+)
+def test_a_placeholder_that_would_be_overlooked_stops_the_build(text: str, said: str) -> None:
+    from types import SimpleNamespace
+
+    from docutils import nodes
+
+    tree = nodes.container("", nodes.raw("", text, format="html"))
+    app = SimpleNamespace(env=SimpleNamespace(docname="a"))
+    with pytest.raises(page.ExtensionError, match=said):
+        page.note_explorables(app, tree)
+
+
 def test_an_explorable_that_is_not_there_is_named() -> None:
     with pytest.raises(page.ExtensionError, match=r"nnbook\.explore\.neurons:no_such"):
         page.find("nnbook.explore.neurons:no_such")

@@ -1,6 +1,7 @@
 """What the pages around the chapters say is so: README, Rosetta table, glossary, bibliography, citation."""
 
 import importlib
+import inspect
 import operator
 import re
 from functools import reduce
@@ -15,7 +16,11 @@ from nnbook.backprop import Primitive
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
-TRANSLATED = ("neurons", "losses")  # the chapters' modules: each public function has a row in the Rosetta table
+TRANSLATED = (
+    "neurons",
+    "losses",
+    "regularization",
+)  # the chapters' modules: each public function has a row in the Rosetta table
 
 
 def text(path):
@@ -58,6 +63,21 @@ def test_the_shape_of_the_introduction_example_is_the_real_one():
     assert names["np"].allclose(pull(names["np"].ones(7))[0], nnbook.neurons.sigmoid(x))
 
 
+def test_the_example_of_the_page_about_explorables_is_one():
+    example, use = python_blocks("book/explorables.md")
+    names = {}
+    exec(compile(example, "book/explorables.md", "exec"), names)
+    descent = names["descent"]
+    assert len(descent.experiments) == 3
+    said = [descent(**trial.parameters)["frames"] for trial in descent.experiments]
+    x = [[float(moment["text"].split()[-1].rstrip(".")) for moment in frames] for frames in said]
+    assert x[0][20] > 0.005, "it creeps"
+    assert x[1][1] == 0, "one step is enough"
+    assert x[2][1] < 0 < x[2][2] < 1, "it swings"
+    assert abs(x[2][20]) < 0.05, "and gets there"
+    assert use.splitlines()[-1] == "descent"
+
+
 # Rosetta table
 
 
@@ -93,9 +113,9 @@ def test_every_name_in_the_pytorch_column_exists():
         names = re.findall(r"`((?:torch|F|nn)\.[\w.]+)`", ours + theirs)
         if "nnbook.losses" in ours and "PyTorch" not in ours and "not in `F`" not in ours:
             names += [f"F.{name}" for name in re.findall(r"losses\.(\w+)`", ours)]
-        if "nnbook.optimizers" in ours:
-            found = re.match(r"`(\w+)`", theirs)[1]
-            names = [f"optim.lr_scheduler.{found}" if found.endswith("LR") else f"optim.{found}"]
+        if "nnbook.optimizers" in ours and (found := re.match(r"`(\w+)`", theirs)):
+            scheduler = hasattr(torch.optim.lr_scheduler, found[1]) and not hasattr(torch.optim, found[1])
+            names += [f"optim.lr_scheduler.{found[1]}" if scheduler else f"optim.{found[1]}"]
         for name in names:
             head, *path = name.split(".")
             reduce(getattr, path, starts[head])
@@ -103,13 +123,31 @@ def test_every_name_in_the_pytorch_column_exists():
     assert checked >= 40, checked
 
 
+def test_every_optimizer_and_every_schedule_has_a_row():
+    module = nnbook.optimizers
+    public = {name for name, f in vars(module).items() if inspect.isfunction(f) and f.__module__ == module.__name__}
+    public = {name for name in public if not name.startswith("_") and not name.endswith("_init")}
+    assert public == set(re.findall(r"nnbook\.optimizers\.(\w+)`", text("book/rosetta.md")))
+
+
 @pytest.mark.parametrize(
-    ("optimizer", "option"), [("sgd", "momentum"), ("adam", "eps"), ("adamw", "eps"), ("adamw", "weight_decay")]
+    ("optimizer", "option"),
+    [
+        ("sgd", "momentum"),
+        ("adagrad", "eps"),
+        ("rmsprop", "alpha"),
+        ("rmsprop", "eps"),
+        ("adadelta", "rho"),
+        ("adadelta", "eps"),
+        ("adam", "eps"),
+        ("adamw", "eps"),
+        ("adamw", "weight_decay"),
+    ],
 )
 def test_the_defaults_in_the_table_are_those_of_both_libraries(optimizer, option):
     torch = pytest.importorskip("torch")
     ours = getattr(nnbook.optimizers, optimizer).__kwdefaults__[option]
-    twin = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
+    twin = next(member for name, member in vars(torch.optim).items() if name.lower() == optimizer and callable(member))
     assert twin([torch.zeros(1)], lr=0.1).defaults[option] == ours
     row = next(r for r in rosetta_rows() if f"optimizers.{optimizer}`" in r[0])
     if stated := re.search(rf"`{option}=([\d.e-]+)`", row[0]):

@@ -16,7 +16,25 @@ import torch
 import nnbook
 from nnbook.backprop import flatten, tree_map, value_and_grad
 from nnbook.neurons import log_softmax, mlp, mlp_init, tanh
-from nnbook.optimizers import adam, adam_init, adamw, adamw_init, one_cycle, sgd, sgd_init
+from nnbook.optimizers import (
+    adadelta,
+    adadelta_init,
+    adagrad,
+    adagrad_init,
+    adam,
+    adam_init,
+    adamw,
+    adamw_init,
+    bias_or_scale,
+    lion,
+    lion_init,
+    one_cycle,
+    param_groups,
+    rmsprop,
+    rmsprop_init,
+    sgd,
+    sgd_init,
+)
 from nnbook.training import (
     evaluate,
     fit,
@@ -329,6 +347,11 @@ OPTIMIZERS = [
     ((sgd_init, sgd), {}),
     ((adam_init, adam), {"amsgrad": True}),
     ((adamw_init, adamw), {}),
+    ((adagrad_init, adagrad), {"lr_decay": 0.1}),
+    ((rmsprop_init, rmsprop), {"momentum": 0.9, "centered": True}),
+    ((adadelta_init, adadelta), {}),
+    ((lion_init, lion), {}),
+    (param_groups((sgd_init, sgd), (bias_or_scale, {"momentum": 0.9})), {}),
 ]
 
 
@@ -458,6 +481,7 @@ def resume(path, **changes):
         ({"batch_size": 9}, "belongs to another run: batch_size was 8, here it is 9"),
         ({"lr": 0.02}, "lr was 0.01, here it is 0.02"),
         ({"optimizer": (sgd_init, sgd)}, "optimizer was adam, here it is sgd"),
+        ({"optimizer": param_groups((adam_init, adam), (bias_or_scale, {"lr": 0.1}))}, "here it is adam with groups"),
         ({"eps": 1e-3}, "hyperparameters was {}"),
         ({"rng": np.random.Generator(np.random.MT19937(0))}, "random generator was PCG64, here it is MT19937"),
         ({"params": mlp_init(np.random.default_rng(0), (4, 9, 1), dtype=np.float64)}, "names, shapes or dtypes differ"),
@@ -508,7 +532,14 @@ def make_batches(steps):
 
 @pytest.mark.parametrize(
     ("optimizer", "options"),
-    [((sgd_init, sgd), {"momentum": 0.9}), ((adam_init, adam), {}), ((adamw_init, adamw), {"amsgrad": True})],
+    [
+        ((sgd_init, sgd), {"momentum": 0.9}),
+        ((adam_init, adam), {}),
+        ((adamw_init, adamw), {"amsgrad": True}),
+        ((adagrad_init, adagrad), {}),
+        ((rmsprop_init, rmsprop), {"momentum": 0.9, "centered": True}),
+        ((adadelta_init, adadelta), {}),
+    ],
 )
 def test_numpy_and_torch_stay_together_for_500_steps(optimizer, options):
     params, twin, torch_loss = make_twins()
@@ -525,6 +556,25 @@ def test_lockstep_notices_a_different_loss():
         params, squared_error, twin, lambda t, x, y: 1.001 * ((t(x) - y) ** 2).mean(), make_batches(3), lr=0.1
     )
     assert differences[0] > 1e-5
+
+
+def test_lockstep_compares_parameter_groups():
+    params, twin, torch_loss = make_twins()
+
+    def without_decay_of_biases(parameters, lr, weight_decay):
+        weights, biases = [], []
+        for p in parameters:
+            (biases if p.ndim < 2 else weights).append(p)
+        groups = [{"params": biases, "weight_decay": 0.0}, {"params": weights, "weight_decay": weight_decay}]
+        return torch.optim.AdamW(groups, lr=lr)
+
+    options = {"torch_optimizer": without_decay_of_biases, "lr": 1e-3, "weight_decay": 10.0}
+    optimizer = param_groups((adamw_init, adamw), (bias_or_scale, {"weight_decay": 0.0}))
+    batches = make_batches(50)
+    grouped = lockstep(params, squared_error, twin, torch_loss, batches, optimizer=optimizer, **options)
+    assert grouped.max() < 1e-10
+    everywhere = lockstep(params, squared_error, twin, torch_loss, batches, optimizer=(adamw_init, adamw), **options)
+    assert everywhere.max() > 1e-2
 
 
 def test_lockstep_takes_labels_a_schedule_and_a_torch_optimizer():

@@ -31,6 +31,7 @@ from sphinx.util.display import status_iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACEHOLDER = re.compile(r'<div data-explorable="([\w.]+:\w+)">')
+WHOLE_PLACEHOLDER = re.compile(PLACEHOLDER.pattern + r"[^<]*</div>")
 SHARD_LIMIT, EXPLORABLE_LIMIT = 300_000, 4_000_000  # bytes
 WIDE, NARROW = 690, 340  # CSS pixels of the static pictures
 ROW, STACKED_ROW = 340, 320  # height of a panel side by side, and one above the other
@@ -41,20 +42,27 @@ def fingerprint() -> str:
     """One number for everything that the banks and pictures are made of."""
     import matplotlib
     import numpy
+    import sklearn
 
-    sizes = f"{WIDE} {NARROW} {ROW} {STACKED_ROW}"
-    digest = hashlib.sha256(f"{numpy.__version__} {matplotlib.__version__} {sizes}".encode())
-    for file in sorted((ROOT / "nnbook").rglob("*.py")):
-        digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
+    versions = f"{sys.version_info} {numpy.__version__} {matplotlib.__version__} {sklearn.__version__}"
+    digest = hashlib.sha256(versions.encode() + Path(__file__).read_bytes())
+    for file in sorted((ROOT / "nnbook").rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]
 
 
 def find(where: str):
+    from nnbook.explore.core import Explorable
+
     module, _, name = where.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ExtensionError(f"a page asks for the explorable {where}, which there is not: {error}") from None
+    if not isinstance(found, Explorable):
+        raise ExtensionError(f"a page asks for the explorable {where}, which is a {type(found).__name__}")
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -65,12 +73,14 @@ def find(where: str):
 def evaluate(where: str, number: int, folder: str) -> dict[str, Any]:
     """Write shard ``number`` of an explorable and return what the page must know of it. Runs in a worker."""
     from nnbook.explore.bank import pack
+    from nnbook.explore.figures import check
 
     explorable = find(where)
     figures, longest = [], 0
     for setting in explorable.settings(list(explorable.shards())[number]):
         try:
             figures.append(explorable(**setting))
+            check(figures[-1])
         except Exception as error:
             raise RuntimeError(f"it fails for {setting}: {type(error).__name__}: {error}") from error
         texts = [figures[-1]["text"], *(moment.get("text", "") for moment in figures[-1]["frames"])]
@@ -165,7 +175,7 @@ def thumbnail(sample) -> str:
     """A data set as a small picture, its classes told apart by fill."""
     points, classes = sample()
     low, high = points.min(axis=0), points.max(axis=0)
-    places = 4 + 40 * (points - low) / (high - low).max()
+    places = 4 + 40 * (points - low) / max((high - low).max(), 1e-9)
     dots = (
         f'<circle cx="{x:.1f}" cy="{48 - y:.1f}" r="1.7" class="class-{int(c)}"/>'
         for (x, y), c in zip(places[:90], classes[:90], strict=True)
@@ -198,8 +208,10 @@ def control_html(name: str, key: str, control) -> str:
         body = f"<fieldset{described}><legend>{label}</legend>{radios}</fieldset>"
     else:
         shown = attribute(control.show(control.default))
+        longest = max(len(control.show(stop)) for stop in control.stops)  # so that no value moves the label
         body = (
-            f'<label for="{id_}">{label} <output for="{id_}">{shown}</output></label>'
+            f'<label for="{id_}"><span>{label}</span> '
+            f'<output for="{id_}" style="min-width:{longest}ch">{shown}</output></label>'
             f'<input type="range" id="{id_}" name="{key}" min="0" max="{len(control.stops) - 1}" step="1" '
             f'value="{default}" aria-valuetext="{shown}"{described}>'
         )
@@ -290,9 +302,19 @@ def pages(env) -> dict[str, list[str]]:
 
 
 def note_explorables(app: Sphinx, doctree: nodes.document) -> None:
-    found = [where for raw in doctree.findall(nodes.raw) for where in PLACEHOLDER.findall(raw.astext())]
+    found: list[str] = []
+    for raw in doctree.findall(nodes.raw):
+        text = raw.astext()
+        here = PLACEHOLDER.findall(text)
+        if text.count("data-explorable") != len(here):
+            raise ExtensionError(
+                f'{app.env.docname}: an explorable is written <div data-explorable="module:name">, not\n{text[:200]}'
+            )
+        found += here
+    if twice := {where for where in found if found.count(where) > 1}:
+        raise ExtensionError(f"{app.env.docname}: {', '.join(sorted(twice))} stands there twice; once is possible")
     if found:
-        pages(app.env)[app.env.docname] = list(dict.fromkeys(found))
+        pages(app.env)[app.env.docname] = found
 
 
 def purge(app: Sphinx, env, docname: str) -> None:
@@ -303,13 +325,29 @@ def merge(app: Sphinx, env, docnames, other) -> None:
     pages(env).update({name: found for name, found in pages(other).items() if name in docnames})
 
 
+def record(app: Sphinx) -> Path:
+    """The file that says what the widgets on the written pages are made of."""
+    return Path(app.outdir) / "_static" / "explorables.made_of"
+
+
+def made_of() -> str:
+    return fingerprint() + hashlib.sha256((ROOT / "package-lock.json").read_bytes()).hexdigest()
+
+
 def outdated(app: Sphinx, env, added, changed, removed) -> list[str]:
-    """Pages are written again when what stands on them may draw otherwise."""
-    now = fingerprint() + hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-    if getattr(env, "nnbook_explorables_made_of", None) == now:
+    """Pages are written again when what stands on them may draw otherwise, or when writing them was cut off."""
+    if app.builder.format != "html":
         return []
-    env.nnbook_explorables_made_of = now
+    file = record(app)
+    if file.is_file() and file.read_text(encoding="utf-8") == made_of():
+        return []
+    file.unlink(missing_ok=True)
     return [name for name in pages(env) if name not in removed]
+
+
+def pages_are_written(app: Sphinx, exception: Exception | None) -> None:
+    if exception is None and app.builder.format == "html" and pages(app.env):
+        record(app).write_text(made_of(), encoding="utf-8")
 
 
 def evaluate_all(app: Sphinx, env) -> list[str]:
@@ -343,7 +381,8 @@ def evaluate_all(app: Sphinx, env) -> list[str]:
         version = json.loads((package / "package.json").read_text(encoding="utf-8"))["version"]
         app.nnbook_plotly = f"_static/plotly/plotly-cartesian-{version}.min.js"  # type: ignore[attr-defined]
         target = Path(app.outdir) / app.nnbook_plotly  # type: ignore[attr-defined]
-        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target.parent, ignore_errors=True)
+        target.parent.mkdir(parents=True)
         shutil.copy2(package / "plotly-cartesian.min.js", target)
         shutil.copy2(package / "LICENSE", target.parent / "LICENSE")
         logger.info("explorables: %d ready after %.1f s", len(wanted), time.perf_counter() - start)
@@ -354,12 +393,14 @@ def place_widgets(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     if app.builder.format != "html" or docname not in pages(app.env):
         return
     up = "../" * docname.count("/")
+
+    def widget(found: re.Match[str]) -> str:
+        facts, base = app.nnbook_widgets[found[1]]  # type: ignore[attr-defined]
+        return widget_html(find(found[1]), facts, up + base, up + app.nnbook_plotly)  # type: ignore[attr-defined]
+
     for raw in list(doctree.findall(nodes.raw)):
-        found = PLACEHOLDER.search(raw.astext())
-        if found and raw.get("format") == "html":
-            facts, base = app.nnbook_widgets[found[1]]  # type: ignore[attr-defined]
-            library = up + app.nnbook_plotly  # type: ignore[attr-defined]
-            raw.children = [nodes.Text(widget_html(find(found[1]), facts, up + base, library))]
+        if raw.get("format") == "html" and PLACEHOLDER.search(raw.astext()):
+            raw.children = [nodes.Text(WHOLE_PLACEHOLDER.sub(widget, raw.astext()))]
 
 
 def add_script(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
@@ -376,4 +417,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("env-updated", evaluate_all)
     app.connect("doctree-resolved", place_widgets)
     app.connect("html-page-context", add_script)
+    app.connect("build-finished", pages_are_written)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

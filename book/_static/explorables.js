@@ -21,6 +21,7 @@ const STILL = matchMedia("(prefers-reduced-motion: reduce)");
 const ROW = 340, STACKED_ROW = 320; // height of panels side by side, and of each one above the other
 const LEFT = 50, RIGHT = 12, TOP = 52, BOTTOM = 44; // room around a panel, as nnbook/explore/figures.py has it
 const MOMENT = 90; // milliseconds between two moments when playing
+const KEPT = 8; // banks of a widget that are kept in memory
 const QUIET = 500; // milliseconds without a change before the result is read out
 
 // Banks: nnbook/explore/bank.py describes them. ---------------------------------------------------------------------
@@ -44,27 +45,32 @@ async function decode(packed) {
   let at = 8 + new DataView(raw).getUint32(4, true);
   if (at > bytes.length) throw new Error("the bank is cut short");
   const header = JSON.parse(new TextDecoder().decode(bytes.subarray(8, at)));
-  /** @type {(Float64Array | any[])[]} */
-  const arrays = [];
-  for (const { shape, min, max } of header.pool) {
-    const size = shape.reduce((/** @type {number} */ a, /** @type {number} */ b) => a * b, 1);
-    if (at + 2 * size > bytes.length) throw new Error("the bank is cut short");
-    const codes = new Uint16Array(size);
-    for (let i = 0; i < size; i++) codes[i] = bytes[at + i] | (bytes[at + size + i] << 8);
+  const offsets = header.pool.map((/** @type {{shape: number[]}} */ { shape }) => {
+    const here = at;
+    at += 2 * shape.reduce((a, b) => a * b, 1);
+    return here;
+  });
+  if (at > bytes.length) throw new Error("the bank is cut short");
+  /** @type {(Float64Array | any[] | undefined)[]} */
+  const arrays = new Array(offsets.length);
+  /** An array of the pool, decoded when a figure first needs it. @param {number} k */
+  const array = (k) => {
+    if (arrays[k]) return arrays[k];
+    const { shape, min, max } = header.pool[k], start = offsets[k];
+    const codes = new Uint16Array(((offsets[k + 1] ?? at) - start) / 2);
+    for (let i = 0; i < codes.length; i++) codes[i] = bytes[start + i] | (bytes[start + codes.length + i] << 8);
     for (let axis = shape.length - 1, block = 1; axis >= 0; block *= shape[axis--])
       for (let i = block; i < block * shape[axis]; i++) codes[i] += codes[i - block];
     const step = (max - min) / 65534;
-    arrays.push(nested(Float64Array.from(codes, (code) => min + code * step), shape));
-    at += 2 * size;
-  }
-  /** @type {Map<number, [any, number]>} */
-  const places = new Map();
+    return arrays[k] = nested(Float64Array.from(codes, (code) => min + code * step), shape);
+  };
+  const places = /** @type {Map<number, [any, number]>} */ (new Map());
   for (const template of header.templates)
     template.rows.forEach((/** @type {number} */ number, /** @type {number} */ row) => places.set(number, [template, row]));
   return (number) => {
     const place = places.get(number);
     if (!place) throw new Error("the bank lacks this setting");
-    return fill(place[0].tree, arrays, place[0].columns, place[1]);
+    return fill(place[0].tree, array, place[0].columns, place[1]);
   };
 }
 
@@ -75,16 +81,19 @@ function nested(flat, shape) {
   return Array.from({ length: shape[0] }, (_, i) => nested(flat.subarray(i * size, (i + 1) * size), shape.slice(1)));
 }
 
-/** @param {any} tree @param {any[]} arrays @param {any[][]} columns @param {number} row @returns {any} */
-function fill(tree, arrays, columns, row) {
-  if (Array.isArray(tree)) return tree.map((branch) => fill(branch, arrays, columns, row));
+/**
+ * @param {any} tree @param {(k: number) => any} array @param {any[][]} columns @param {number} row
+ * @returns {any}
+ */
+function fill(tree, array, columns, row) {
+  if (Array.isArray(tree)) return tree.map((branch) => fill(branch, array, columns, row));
   if (tree === null || typeof tree !== "object") return tree;
-  if ("?" in tree) return fill(columns[tree["?"]][row], arrays, columns, row);
+  if ("?" in tree) return fill(columns[tree["?"]][row], array, columns, row);
   if ("$" in tree) {
-    const array = arrays[tree.$];
-    return "at" in tree ? array[tree.at] : "n" in tree ? array.subarray(0, tree.n) : array;
+    const whole = array(tree.$);
+    return "at" in tree ? whole[tree.at] : "n" in tree ? whole.subarray(0, tree.n) : whole;
   }
-  return Object.fromEntries(Object.entries(tree).map(([key, branch]) => [key, fill(branch, arrays, columns, row)]));
+  return Object.fromEntries(Object.entries(tree).map(([key, branch]) => [key, fill(branch, array, columns, row)]));
 }
 
 /**
@@ -102,14 +111,16 @@ function bankHost(spec) {
       else number = number * control.stops.length + places[i];
     });
     let bank = shards.get(shard);
+    shards.delete(shard); // and in again at the end, so that the first is the one longest unused
     if (!bank) {
       bank = fetch(`${spec.bank}/${shard}.bank`).then((answer) => {
         if (!answer.ok) throw new Error(`the bank is missing (${answer.status})`);
         return answer.arrayBuffer();
       }).then(decode);
-      shards.set(shard, bank);
       bank.catch(() => shards.delete(shard)); // to be asked for again next time
     }
+    shards.set(shard, bank);
+    for (const old of shards.keys()) if (shards.size > KEPT) shards.delete(old);
     return (await bank)(number);
   };
 }
@@ -124,11 +135,17 @@ function loadLibrary(address) {
   library ??= new Promise((resolve, reject) => {
     const script = document.createElement("script");
     script.src = address;
-    script.onload = () => resolve(/** @type {any} */ (globalThis).Plotly);
-    script.onerror = () => {
+    const fail = () => {
       library = undefined;
+      script.remove();
       reject(new Error("the drawing library could not be loaded"));
     };
+    script.onload = () => {
+      const { Plotly } = /** @type {any} */ (globalThis);
+      if (Plotly?.react) resolve(Plotly);
+      else fail();
+    };
+    script.onerror = fail;
     document.head.append(script);
   });
   return library;
@@ -198,9 +215,11 @@ class Widget {
     this.asked = 0;
     this.drawn = 0;
     this.playing = 0;
+    this.runs = 0;
     this.speaking = 0;
     this.writing = 0;
     this.complaint = "";
+    this.first = this.words.textContent ?? ""; // what the static picture shows
   }
 
   /** @param {string} selector @returns {HTMLElement} */
@@ -213,7 +232,7 @@ class Widget {
   /** Once, when the widget comes near: read the address, listen, draw. */
   start() {
     this.readAddress(new URLSearchParams(location.search), true);
-    for (const set of this.section.querySelectorAll("fieldset")) set.disabled = false;
+    for (const set of this.form.querySelectorAll("fieldset")) set.disabled = false;
     this.form.addEventListener("input", () => this.moved());
     this.form.addEventListener("submit", (event) => event.preventDefault());
     this.form.addEventListener("reset", (event) => {
@@ -229,7 +248,7 @@ class Widget {
     });
     let width = this.drawing.clientWidth;
     new ResizeObserver(() => {
-      if (this.figure && this.drawing.clientWidth !== width) void this.draw();
+      if (this.figure && this.drawing.clientWidth !== width) void this.draw(false);
       width = this.drawing.clientWidth;
     }).observe(this.drawing);
     this.changed(false);
@@ -241,27 +260,30 @@ class Widget {
    */
   readAddress(query, complain) {
     const own = `${this.section.id}.`;
-    const faults = new Set();
+    const wrong = new Set(), between = new Set();
     this.places = this.spec.controls.map((control) => control.default);
     this.moment = Infinity;
     for (const [key, value] of query) {
       if (!key.startsWith(own)) continue;
       const i = this.spec.controls.findIndex((control) => own + control.name === key);
       if (key === `${own}frame` && this.time) {
-        if (/^\d{1,6}$/.test(value)) this.moment = Number(value);
-        else faults.add("a moment that there is not");
-      } else if (i < 0) faults.add("a parameter that this widget does not have");
+        if (/^\d{1,6}$/.test(value) && Number(value) <= Number(this.time.max)) this.moment = Number(value);
+        else wrong.add("a moment that there is not");
+      } else if (i < 0) wrong.add("a parameter that this widget does not have");
       else {
         const control = this.spec.controls[i];
         const place = placeOf(control, value);
-        if (place === undefined) faults.add(`a value of “${control.label}” that there is not`);
+        if (place === undefined) wrong.add(`a value of “${control.label}” that there is not`);
         else this.places[i] = place;
         if (place !== undefined && typeof control.stops[place] === "number" && Number(value) !== control.stops[place])
-          faults.add(`a value of “${control.label}” between two steps, so the nearest is shown`);
+          between.add(`“${control.label}”`);
       }
     }
-    this.complaint = complain && faults.size ? `The address asks for ${[...faults].join(", and ")}; ` +
-      "what it does not set right stands at its default." : "";
+    const list = (/** @type {Set<string>} */ set) => [...set].join(", and ");
+    this.complaint = !complain ? "" : [
+      wrong.size && `The address asks for ${list(wrong)}; what it does not set right stands at its default.`,
+      between.size && `The address sets ${list(between)} between two steps, so the nearest is shown.`,
+    ].filter(Boolean).join(" ");
   }
 
   /** Say in the address what is set, so that it can be passed on; not too often, for browsers limit that. */
@@ -296,6 +318,7 @@ class Widget {
     if (byReader) this.complaint = "";
     this.showControls();
     const asked = ++this.asked;
+    this.section.ariaBusy = "true";
     this.host(this.places).then(async (figure) => {
       if (asked !== this.asked) return; // the reader has moved on
       const last = Math.max(figure.frames.length - 1, 0);
@@ -304,7 +327,11 @@ class Widget {
       this.figure = figure;
       if (byReader) this.writeAddress();
       await this.draw();
+      if (asked !== this.asked) return;
+      const times = this.section.querySelector(".explorable-time");
+      if (times instanceof HTMLFieldSetElement) times.disabled = last < 1;
       this.section.dataset.state = "ready";
+      this.section.ariaBusy = "false";
     }).catch((error) => {
       if (asked === this.asked) this.failed(error);
     });
@@ -315,6 +342,8 @@ class Widget {
     this.pause();
     this.figure = undefined;
     this.section.dataset.state = "failed";
+    this.section.ariaBusy = "false";
+    this.words.textContent = this.first;
     this.complaint = "The data of this setting could not be loaded, so the picture shows the widget at its defaults. " +
       `(${error instanceof Error ? error.message : "unknown error"})`;
     this.say("");
@@ -338,17 +367,18 @@ class Widget {
     });
   }
 
-  /** Draw the figure as it stands at the moment. */
-  async draw() {
+  /** Draw the figure as it stands at the moment. @param {boolean} aloud whether a reader has asked for it */
+  async draw(aloud = true) {
     const figure = this.figure;
     if (!figure) return;
     const plotly = await loadLibrary(this.spec.library);
+    if (figure !== this.figure || onPaper) return; // another one, or none, was asked for meanwhile
     const stacked = NARROW.matches;
     const height = stacked ? STACKED_ROW * figure.layout.meta.shares.length : ROW;
     const [traces, text] = atMoment(figure, this.moment);
     const layout = arranged(figure.layout, this.drawing.clientWidth, height, stacked);
     await plotly.react(this.plot, traces, layout, { displayModeBar: false, responsive: false, showTips: false });
-    this.say(text);
+    this.say(text, aloud);
     const last = figure.frames.length - 1;
     if (this.time && last > 0) {
       this.time.max = String(last);
@@ -362,16 +392,15 @@ class Widget {
   }
 
   /** Put the result in words, and read it out when the reader has come to rest. @param {string} text */
-  say(text) {
+  say(text, aloud = true) {
     if (text) this.words.textContent = text;
     this.message.textContent = this.complaint;
     this.message.hidden = !this.complaint;
+    const known = !this.drawn && !this.complaint; // what was there from the start need not be read out
+    if (!aloud || known) return;
     clearTimeout(this.speaking);
-    if (!this.playing) {
-      this.speaking = window.setTimeout(() => {
-        this.status.textContent = `${this.complaint} ${text}`.trim();
-      }, this.drawn || this.complaint ? QUIET : 1e9); // what was there from the start need not be read out
-    }
+    if (this.playing) return;
+    this.speaking = window.setTimeout(() => this.status.textContent = `${this.complaint} ${text}`.trim(), QUIET);
   }
 
   /** @param {MouseEvent} event */
@@ -404,16 +433,14 @@ class Widget {
   /** From here to the end, or from the start if this is the end; at once where motion is not wanted. */
   play() {
     const last = (this.figure?.frames.length ?? 0) - 1;
-    if (STILL.matches) {
-      void this.goTo(last);
-      return;
-    }
+    if (last < 1) return;
+    if (STILL.matches) return void this.goTo(last);
     if (this.moment >= last) this.moment = -1;
     this.find("[data-do='play']").textContent = "Pause";
-    const next = async () => {
+    const run = ++this.runs, next = async () => {
       const start = performance.now();
       await this.goTo(this.moment + 1);
-      if (!this.playing) return;
+      if (run !== this.runs) return; // paused meanwhile
       if (this.moment >= (this.figure?.frames.length ?? 0) - 1) this.pause();
       else this.playing = window.setTimeout(next, Math.max(0, MOMENT - (performance.now() - start)));
     };
@@ -424,6 +451,7 @@ class Widget {
     if (!this.playing) return;
     clearTimeout(this.playing);
     this.playing = 0;
+    this.runs++;
     this.find("[data-do='play']").textContent = "Play";
     this.writeAddress();
     if (this.figure) this.say(atMoment(this.figure, this.moment)[1]);
@@ -435,10 +463,8 @@ class Widget {
  * @param {Control} control @param {string} value
  */
 function placeOf(control, value) {
-  if (typeof control.stops[0] !== "number") {
-    const place = control.stops.findIndex((stop) => String(stop) === value);
-    return place < 0 ? undefined : place;
-  }
+  const named = control.stops.findIndex((stop) => String(stop) === value);
+  if (typeof control.stops[0] !== "number" || named >= 0) return named < 0 ? undefined : named;
   const stops = /** @type {number[]} */ (control.stops);
   const number = Number(value);
   if (!/^[-+\d.eE]{1,25}$/.test(value) || !(number >= stops[0] && number <= stops[stops.length - 1])) return undefined;
@@ -446,6 +472,7 @@ function placeOf(control, value) {
   return distances.indexOf(Math.min(...distances));
 }
 
+let onPaper = false;
 /** @type {Map<Element, Widget>} */
 const widgets = new Map();
 for (const section of document.querySelectorAll(".explorable"))
@@ -460,7 +487,13 @@ const nearing = new IntersectionObserver((entries) => {
 }, { rootMargin: "600px 0px" });
 for (const section of widgets.keys()) nearing.observe(section);
 
-const redraw = () => widgets.forEach((widget) => void widget.draw());
+const redraw = () => widgets.forEach((widget) => void widget.draw(false));
 new MutationObserver(redraw).observe(document.documentElement, { attributeFilter: ["data-theme"] });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 NARROW.addEventListener("change", redraw);
+// On paper stands the picture, so its words stand there too.
+addEventListener("beforeprint", () => {
+  onPaper = true;
+  widgets.forEach((widget) => widget.words.textContent = widget.first);
+});
+addEventListener("afterprint", () => void (onPaper = false, redraw()));

@@ -193,8 +193,8 @@ def graph_step_by_step(graph, bug, w, x):
         moments.append(frame(name, update, text))
     drawn = [
         *edges,
-        dots(*places.T, colour=GREY, opacity=0.3, size=34),
-        dots(*places[:1].T, colour=GREEN, opacity=0.55, size=42),
+        dots(*places.T, colour=GREY, opacity=0.3, size=28),
+        dots(*places[:1].T, colour=GREEN, opacity=0.55, size=34),
         words(places[:, 0], places[:, 1], labels, size=12),
         words(places[:, 0], places[:, 1] + 0.36, [""] * len(nodes), colour=BLUE, size=12),
         words(places[:, 0], places[:, 1] - 0.37, [""] * len(nodes), colour=VERMILLION, size=12),

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -56,7 +57,7 @@ def unpack(data: bytes) -> list[dict[str, Any]]:
     """
     try:
         raw = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-    except (EOFError, OSError) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"the bank is damaged: {error}") from None
     if raw[:4] != MAGIC:
         raise ValueError("not a bank: it begins with other bytes")
@@ -69,7 +70,7 @@ def unpack(data: bytes) -> list[dict[str, Any]]:
         if at + 2 * size > len(raw):
             raise ValueError("the bank is cut short")
         low, high = (np.frombuffer(raw, np.uint8, size, at + k * size).astype(np.uint16) for k in (0, 1))
-        codes = _summed(low + (high << 8), entry["shape"])
+        codes = _summed(low + (high << 8), entry["shape"]) if size else low
         arrays.append((entry["min"] + codes * ((entry["max"] - entry["min"]) / STEPS)).reshape(entry["shape"]))
         at += 2 * size
     figures = {}
@@ -212,6 +213,8 @@ class _Pool:
             reference = self.places[array.shape, array.tobytes()]
             reference["$"] = len(entries)
             low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+            if not (high == low or 1e-290 < high - low < 1e300):
+                raise ValueError(f"numbers from {low:g} to {high:g} cannot be told apart in {STEPS} steps")
             codes = np.round((array - low) * (STEPS / (high - low) if high > low else 0)).astype(np.uint16)
             if codes.size:
                 codes = _differences(codes)

@@ -23,6 +23,7 @@ here imports plotly or a widget library.
 
 from __future__ import annotations
 
+import html
 import inspect
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -34,6 +35,9 @@ import numpy as np
 
 DISCRETE = ("choice", "toggle", "data")
 """Kinds of controls whose settings have a shard of their own on the page."""
+
+RESERVED = {"frame", "title", "try", "words"}
+"""Names that a control cannot have, because addresses and the page's elements use them."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ class Control:
         """``value`` as a reader sees it."""
         if self.is_discrete:
             return ("on" if value else "off") if self.kind == "toggle" else value
-        text = f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+        text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+        text = text.replace("-", "\N{MINUS SIGN}")
         return f"{text} {self.unit}".strip()
 
 
@@ -139,13 +144,17 @@ def Integer(
 
 
 def _range(kind, low, high, default, label, stops, spaced, unit, help):
-    if not low < high:
-        raise ValueError(f"{label}: the range must go up, not from {low} to {high}")
+    if not (low < high and math.isfinite(high - low)):
+        raise ValueError(f"{label}: the range must be finite and go up, not from {low} to {high}")
     if isinstance(stops, int):
+        if spaced is None or stops < 2:
+            raise ValueError(f"{label}: stops must be a tuple of values or, of a slider, at least 2, not {stops}")
         # 12 significant digits, so that the same stops are written on every machine.
         stops = tuple(min(max(float(f"{v:.12g}"), low), high) + 0.0 for v in spaced(low, high, stops))
     control = Control(kind, default, (), label, unit, help, low, high)
-    stops = tuple(sorted({control.check(stop) for stop in (*stops, default)}))
+    tiny = 1e-9 * (high - low)  # a computed stop beside the default gives way to it
+    others = (control.check(stop) for stop in stops if abs(stop - default) > tiny)
+    stops = tuple(sorted({*others, control.check(default)}))
     return _checked(replace(control, default=control.check(default), stops=stops))
 
 
@@ -194,8 +203,10 @@ class Explorable:
         names = tuple(inspect.signature(function).parameters)
         if names != tuple(controls):
             raise ValueError(f"{self.name} takes {names}, its controls are {tuple(controls)}")
-        if not (title and caption and experiments):
-            raise ValueError(f"{self.name} needs a title, a caption and experiments")
+        if taken := set(names) & RESERVED:
+            raise ValueError(f"{self.name}: the page uses the name {', '.join(sorted(taken))} itself")
+        if not (title and caption and len(experiments) == 3):
+            raise ValueError(f"{self.name} needs a title, a caption and three experiments, not {len(experiments)}")
         for trial in experiments:
             for name, value in self.check(**trial.parameters).items():
                 if value not in self.controls[name].stops:
@@ -218,12 +229,7 @@ class Explorable:
         return (yield from result) if self.trains else result
 
     def __call__(self, **parameters) -> dict[str, Any]:
-        work = self.run(**parameters)
-        while True:
-            try:
-                next(work)
-            except StopIteration as done:
-                return done.value
+        return exhaust(self.run(**parameters))
 
     def shards(self) -> Iterator[dict[str, Any]]:
         """Every setting of the discrete controls, the last one running fastest."""
@@ -246,7 +252,7 @@ class Explorable:
     def placeholder(self) -> str:
         """What a stored notebook holds in place of the widget; the book puts the page's widget there."""
         where = f"{self.function.__module__}:{self.name}"
-        return f'<div data-explorable="{where}">{self.title}: run this cell to move the controls.</div>'
+        return f'<div data-explorable="{where}">{html.escape(self.title)}: run this cell to move the controls.</div>'
 
     def __repr__(self) -> str:
         return f"<explorable {self.name}>"
@@ -261,6 +267,15 @@ class Explorable:
         except ImportError:
             return bundle
         return {**self.panel.view(), **bundle}
+
+
+def exhaust(work: Generator[float, None, dict[str, Any]]) -> dict[str, Any]:
+    """What a generator returns in the end."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            return done.value
 
 
 def _settings(values: Mapping[str, tuple]) -> Iterator[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """Figures as plain data: dicts as plotly spells them, whose long lists of numbers are NumPy arrays.
 
 An explorable returns :func:`figure`, made of traces (:func:`line`, :func:`dots`, :func:`bars`, :func:`surface`,
-:func:`words`) on one or several panels (:func:`panel`) side by side. Colours are those of :mod:`nnbook.plots`, which
-read well on a light page and on a dark one. Everything drawn is finite and clipped where it is made.
+:func:`contours`, :func:`band`, :func:`words`) on one or several panels (:func:`panel`) side by side. Colours are those
+of :mod:`nnbook.plots`, which read well on a light page and on a dark one. Everything drawn is finite and clipped where
+it is made.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nnbook.plots import BLUE
+from nnbook.plots import BLUE, GREY
 
 
 def diverging(strength: float) -> list[list]:
@@ -212,6 +213,29 @@ def surface(x, y, z, *, low: float, high: float, strength: float = 0.85, on: int
     return {**drawn, **look, "hoverinfo": "skip", "showlegend": False, **_on(on)}
 
 
+def contours(
+    x, y, z, *, low: float, high: float, count: int = 10, colour: str = GREY, opacity: float = 0.6, on: int = 0
+) -> dict[str, Any]:
+    """Thin level lines of (H, W) ``z`` over (W,) ``x`` and (H,) ``y``: ``count``, evenly from ``low`` to ``high``."""
+    drawn: dict[str, Any] = {
+        "type": "contour",
+        "x": np.asarray(x, float),
+        "y": np.asarray(y, float),
+        "z": np.asarray(z),
+    }
+    levels = {"coloring": "none", "start": low, "end": high, "size": (high - low) / (count - 1)}
+    look = {"contours": levels, "autocontour": False, "line": {"color": colour, "width": 1}, "showscale": False}
+    return {**drawn, **look, "opacity": opacity, "hoverinfo": "skip", "showlegend": False, **_on(on)}
+
+
+def band(x, low, high, *, name: str = "", colour: str = BLUE, opacity: float = 0.25, on: int = 0) -> dict[str, Any]:
+    """What lies between the curves (N,) ``low`` and ``high``, filled."""
+    around = line(
+        np.concatenate([x, x[::-1]]), np.concatenate([high, low[::-1]]), name=name, colour=colour, width=0, on=on
+    )
+    return {**around, "fill": "toself", "fillcolor": colour, "opacity": opacity}
+
+
 def words(
     x, y, text: list[str], *, colour: str = "", size: float = 12, place: str = "middle center", on: int = 0
 ) -> dict[str, Any]:
@@ -233,3 +257,30 @@ def at_frame(fig: dict[str, Any], number: int = -1) -> tuple[list[dict], str]:
     moment = fig["frames"][number]
     traces = [{**trace, **update} for trace, update in zip(fig["data"], moment["data"], strict=True)]
     return traces, moment.get("text", fig["text"])
+
+
+def check(fig: dict[str, Any]) -> None:
+    """Raise a ValueError if a figure cannot be drawn as it stands, at one of its moments or before.
+
+    Raises:
+        ValueError: numbers that are not finite, a trace whose arrays do not fit each other, or a frame that sets what
+            its trace does not have (each is named).
+    """
+    if not isinstance(fig, dict) or not {"data", "layout", "frames", "text"} <= fig.keys():
+        raise ValueError(f"a function of an explorable returns figure(...), not {type(fig).__name__}")
+    for number in range(max(len(fig["frames"]), 1)):
+        updates = fig["frames"][number]["data"] if fig["frames"] else [{}] * len(fig["data"])
+        for i, (trace, update) in enumerate(zip(fig["data"], updates, strict=True)):
+            where = f"trace {i}" + (f" of frame {number}" if fig["frames"] else "")
+            if unknown := update.keys() - trace.keys():
+                raise ValueError(f"{where} sets {', '.join(sorted(unknown))}, which the trace does not have")
+            if not update and number:
+                continue
+            now = {**trace, **update}
+            for key in ("x", "y", "z"):
+                if key in now and not np.isfinite(now[key]).all():
+                    raise ValueError(f"{where}: {key} holds numbers that are not finite; clip them")
+            shape = (len(now["y"]), len(now["x"])) if "z" in now else (len(now["x"]),)
+            found = np.shape(now["z"] if "z" in now else now["y"])
+            if found != shape or len(now.get("text", now["x"])) != len(now["x"]):
+                raise ValueError(f"{where} has x of length {len(now['x'])} and values of shape {found}")

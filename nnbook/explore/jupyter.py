@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import html
+import math
 import time
 from typing import Any
 
 import ipywidgets
+import numpy as np
 import plotly.graph_objects as go
 
-from nnbook.explore.core import Control, Explorable
+from nnbook.explore.core import Control, Explorable, exhaust
 from nnbook.explore.figures import HEIGHT, at_frame
 from nnbook.plots import GREY
 
@@ -55,7 +57,7 @@ class Panel:
         self._task: asyncio.Task | None = None
         for control in self.controls.values():
             control.observe(self._moved, "value")
-        self.moment.observe(lambda _: self._draw(), "value")
+        self.moment.observe(lambda _: None if self._quiet else self._draw(), "value")
         self._finish(explorable())  # the first drawing is there when the cell ends
         self.box = ipywidgets.VBox(self._rows(reset))
 
@@ -100,19 +102,30 @@ class Panel:
         if self._task is not None:
             self._task.cancel()  # what the reader asked before does not matter any more
             self._task = None
-        work = self.explorable.run(**{name: control.value for name, control in self.controls.items()})
+        work = self.explorable.run(**{name: self._value(name) for name in self.controls})
         try:
             loop = asyncio.get_running_loop() if self.explorable.trains else None
         except RuntimeError:
             loop = None
         if loop is None:
-            self._finish(_exhaust(work))
+            self._finish(exhaust(work))
         else:
             self._task = loop.create_task(self._follow(work))
 
+    def _value(self, name: str) -> Any:
+        """What a control is set to; a slider's rounding is undone at its ends and at the stops of the page."""
+        control, slider = self.explorable.controls[name], self.controls[name]
+        if control.is_discrete or control.kind == "integer":
+            return slider.value
+        scale = math.log10 if control.kind == "log" else float
+        nearest = min(control.stops, key=lambda stop: abs(scale(stop) - scale(slider.value)))
+        if abs(scale(nearest) - scale(slider.value)) <= slider.step / 2:
+            return nearest
+        return min(max(slider.value, control.low), control.high)
+
     async def _follow(self, work) -> None:
         """Run the generator in pieces, so that the next move is heard while it trains."""
-        self.progress.layout.visibility = "visible"
+        self.progress.value, self.progress.layout.visibility = 0.0, "visible"
         since = time.perf_counter()
         try:
             while True:
@@ -125,7 +138,11 @@ class Panel:
             self._finish(done.value)
             self.progress.layout.visibility = "hidden"
         except asyncio.CancelledError:
-            work.close()
+            work.close()  # the next run has the bar now
+            raise
+        except Exception as error:
+            self.words.value = f"<p>{html.escape(f'{type(error).__name__}: {error}')}</p>"
+            self.progress.layout.visibility = "hidden"
             raise
 
     def _finish(self, drawn: dict[str, Any]) -> None:
@@ -133,11 +150,13 @@ class Panel:
         self.drawn = drawn
         last = len(drawn["frames"]) - 1
         self.time.layout.display = "flex" if last > 0 else "none"
+        self._quiet = True  # or the new moment would be drawn twice
         if last > 0:
             with self.moment.hold_trait_notifications():
                 self.play.max = self.moment.max = last
                 if was_at_end or self.moment.value > last:
                     self.moment.value = last
+        self._quiet = False
         self._draw()
 
     def _draw(self) -> None:
@@ -145,7 +164,9 @@ class Panel:
         traces, text = at_frame(self.drawn, number)
         layout = {key: value for key, value in self.drawn["layout"].items() if key != "meta"}
         with self.figure.batch_update():
-            same = [(t.type, t.name) for t in self.figure.data] == [(t["type"], t.get("name")) for t in traces]
+            same = [(t["type"], t.get("name"), *t) for t in self._last] == [
+                (t["type"], t.get("name"), *t) for t in traces
+            ]
             if not same:
                 self.figure.data = ()
                 self.figure.add_traces(traces)
@@ -156,7 +177,7 @@ class Panel:
                     changed = {key: value for key, value in new.items() if not _equal(value, old.get(key))}
                     trace.update(changed, overwrite=True)
             if layout != self._layout:
-                self.figure.update_layout(layout)
+                self.figure.layout = {**_LOOK, **layout}  # an update would keep what only the old one had
         self._last, self._layout = traces, layout
         self.when.value = self.drawn["frames"][number]["name"] if self.drawn["frames"] else ""
         self.words.value = f"<p>{html.escape(text)}</p>"
@@ -185,14 +206,6 @@ def _equal(a, b) -> bool:
     return type(a) is type(b) and a == b
 
 
-def _exhaust(work) -> dict[str, Any]:
-    while True:
-        try:
-            next(work)
-        except StopIteration as done:
-            return done.value
-
-
 def _control(control: Control, trains: bool):
     """The ipywidget of a control. Where every value costs a training run, a slider speaks when it is let go."""
     shared: dict[str, Any] = {
@@ -209,9 +222,8 @@ def _control(control: Control, trains: bool):
     if control.kind == "integer":
         return ipywidgets.IntSlider(min=int(control.low), max=int(control.high), **ranged)
     if control.kind == "linear":
-        step = (control.high - control.low) / 200
+        gap = float(np.diff(control.stops).min())
+        step = gap / max(1, round(200 * gap / (control.high - control.low)))  # about 200 steps, the stops among them
         return ipywidgets.FloatSlider(min=control.low, max=control.high, step=step, readout_format=".2f", **ranged)
-    import math
-
     low, high = math.log10(control.low), math.log10(control.high)
     return ipywidgets.FloatLogSlider(min=low, max=high, step=(high - low) / 200, readout_format=".3g", **ranged)

@@ -70,8 +70,9 @@ def _panel(sheet, layout, end: str, traces, width: float, height: float) -> None
         ax.set_aspect("equal", anchor="NW")
     for note in layout["annotations"]:
         if note["xref"] == f"x{end} domain":
-            place = {"xy": (note["x"], note["y"]), "xytext": (0, note["yshift"] * 72 / INCH)}
-            ax.annotate(note["text"], **place, xycoords="axes fraction", textcoords="offset points", va="bottom")
+            place: dict[str, Any] = {"xy": (note["x"], note["y"]), "xytext": (0, note["yshift"] * 72 / INCH)}
+            place |= {"xycoords": "axes fraction", "textcoords": "offset points", "va": "bottom"}
+            ax.annotate(plain(note["text"]), **place, parse_math=False)
     handles = ax.get_legend_handles_labels()[0]
     if handles:
         spot = {"loc": "lower left", "bbox_to_anchor": (-6 / width / (right - left), 1.0), "borderaxespad": 0.2}
@@ -94,6 +95,15 @@ def _trace(ax, trace: dict[str, Any], depth: int) -> None:
         cmap = LinearSegmentedColormap.from_list("", stops)
         scale = {"vmin": trace["zmin"], "vmax": trace["zmax"], "cmap": cmap}
         ax.imshow(trace["z"], **scale, origin="lower", extent=extent, aspect="auto", interpolation="bilinear", zorder=1)
+    elif kind == "contour":
+        step = trace["contours"]
+        levels = np.arange(step["start"], step["end"] + step["size"] / 2, step["size"])
+        pen = {
+            "colors": trace["line"]["color"],
+            "linewidths": trace["line"]["width"] * 72 / INCH,
+            "linestyles": "solid",
+        }
+        ax.contour(x, y, trace["z"], levels, **pen, alpha=alpha, zorder=1.5)
     elif kind == "bar":
         ax.bar(x, y, trace["width"], color=trace["marker"]["color"], **shared)
     elif kind == "scatter" and mode == "text":
@@ -102,7 +112,7 @@ def _trace(ax, trace: dict[str, Any], depth: int) -> None:
         sides = {"middle": "center", "top": "bottom", "bottom": "top", "left": "right", "right": "left"}
         place = {"va": sides.get(vertical, vertical), "ha": sides.get(horizontal, horizontal)}
         for a, b, text in zip(x, y, trace["text"], strict=True):
-            ax.text(a, b, plain(text), fontsize=size, color=colour, **place, zorder=3, clip_on=True)
+            ax.text(a, b, plain(text), fontsize=size, color=colour, **place, zorder=3, clip_on=True, parse_math=False)
     elif kind == "scatter" and trace.get("marker", {}).get("symbol") == "arrow":
         pen = trace["line"]
         shaft = {"arrowstyle": "-|>", "color": pen["color"], "lw": pen["width"] * 72 / INCH, "shrinkA": 0, "shrinkB": 0}
@@ -110,6 +120,8 @@ def _trace(ax, trace: dict[str, Any], depth: int) -> None:
             "", (x[-1], y[-1]), (x[0], y[0]), arrowprops={**shaft, "mutation_scale": 11}, zorder=shared["zorder"]
         )
         ax.plot([], [], color=pen["color"], label=label)
+    elif kind == "scatter" and "fill" in trace:
+        ax.fill(x, y, color=trace["fillcolor"], linewidth=0, **shared)
     elif kind == "scatter" and mode == "lines":
         pen = trace["line"]
         ax.plot(x, y, color=pen["color"], linewidth=pen["width"] * 72 / INCH, linestyle=DASHES[pen["dash"]], **shared)
@@ -124,7 +136,7 @@ def _trace(ax, trace: dict[str, Any], depth: int) -> None:
 
 def plain(text: str) -> str:
     """Text without the few tags that plotly knows."""
-    return re.sub(r"<[^>]+>", lambda tag: "\n" if tag[0] == "<br>" else "", text)
+    return re.sub(r"</?(?:b|i|br|sub|sup|em|span)\b[^>]*>", lambda tag: "\n" if tag[0] == "<br>" else "", text)
 
 
 def _rgba(colour: str) -> tuple[float, ...]:

@@ -2,45 +2,47 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
+import gzip
+import itertools
 import re
 from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
 import pytest
-from conftest import SITE
+from built import SITE
+from visits import SIZES, Visit, accessibility_faults
 
-import nnbook.explore
-from nnbook.explore.core import Control, Explorable
+from nnbook.explore import explorables
+from nnbook.explore.core import Control
 from nnbook.explore.figures import at_frame
 
-STEPS = 65534
-EXPLORABLES = {
-    value.name: value
-    for info in pkgutil.iter_modules(nnbook.explore.__path__)
-    if info.name not in ("bank", "core", "figures", "jupyter", "picture")
-    for value in vars(importlib.import_module(f"nnbook.explore.{info.name}")).values()
-    if isinstance(value, Explorable)
-}
-PLACES = sorted(
-    (path.relative_to(SITE).with_suffix("").as_posix(), name)
-    for path in (SITE.rglob("*.html") if SITE.is_dir() else ())
+EXPLORABLES = explorables()
+PLACES = {
+    path.relative_to(SITE).with_suffix("").as_posix(): names
+    for path in (sorted(SITE.rglob("*.html")) if SITE.is_dir() else ())
     if "_static" not in path.parts
-    for name in re.findall(r'<section class="explorable" id="(\w+)"', path.read_text(encoding="utf-8"))
-)
-if not PLACES:
-    pytest.skip("no page of the book holds an explorable yet", allow_module_level=True)
+    if (names := re.findall(r'<section class="explorable" id="(\w+)"', path.read_text(encoding="utf-8")))
+}
+"""Page -> the names of the widgets on it. A chapter takes long to open, so each visit looks at all of its widgets."""
 
-from test_pages import WIDTHS, Visit, accessibility_problems  # noqa: E402
+on_every_page = pytest.mark.parametrize("page", PLACES)
 
-on_every_page = pytest.mark.parametrize(("page", "name"), PLACES, ids=[name for _, name in PLACES])
+STEPS = 65534  # into which a bank divides the range of an array
+PATIENCE = 20_000  # milliseconds for a drawing to appear on a busy machine
 
 DRAWN = """(name) => document.querySelector(`#${name} .explorable-plot`).data.map((trace) => Object.fromEntries(
   ["x", "y", "z"].filter((key) => trace[key]).map((key) =>
     [key, Array.from(trace[key], (entry) => typeof entry === "number" ? entry : Array.from(entry))])
-  .concat([["text", trace.text ?? null]])))"""
+  .concat([["text", trace.text ?? null], ["axes", [trace.xaxis ?? "x", trace.yaxis ?? "y"]]])))"""
+AXES = """(name) => Object.fromEntries(Object.entries(document.querySelector(`#${name} .explorable-plot`).layout)
+  .filter(([key]) => /^[xy]axis/.test(key))
+  .map(([key, { range, type, tickvals, title, domain }]) =>
+    [key, { range, type, tickvals: tickvals && Array.from(tickvals), title: title?.text, domain }]))"""
+
+
+def test_every_explorable_stands_on_one_page(site: Any) -> None:
+    assert sorted(name for names in PLACES.values() for name in names) == sorted(EXPLORABLES)
 
 
 class Widget:
@@ -51,10 +53,10 @@ class Widget:
         self.box = self.tab.locator(f"#{name}")
         self.parameters = self.e.check()
 
-    def awake(self) -> Widget:
+    def wait_for_state(self, state: str) -> Widget:
         self.box.scroll_into_view_if_needed()
-        self.tab.wait_for_selector(f"#{self.name}[data-state]", timeout=20_000)
-        assert self.box.get_attribute("data-state") == "ready", self.message()
+        self.tab.wait_for_selector(f"#{self.name}[data-state]", timeout=PATIENCE)
+        assert self.box.get_attribute("data-state") == state, self.message()
         return self
 
     def message(self) -> str:
@@ -65,7 +67,7 @@ class Widget:
 
     def wait_for_drawing(self, before: int) -> None:
         more = "([name, before]) => Number(document.getElementById(name).dataset.drawn || 0) > before"
-        self.tab.wait_for_function(more, arg=[self.name, before], timeout=20_000)
+        self.tab.wait_for_function(more, arg=[self.name, before], timeout=PATIENCE)
 
     def move(self, name: str, stop: Any) -> None:
         """Set a control as a reader does."""
@@ -73,7 +75,7 @@ class Widget:
         place = str(control.stops.index(stop))
         field = self.box.locator(f'[name="{name}"]')
         if control.kind == "choice":
-            field.select_option(value=place)
+            field.select_option(index=int(place))  # a value would be compared with labels too
         elif control.kind == "toggle":
             field.set_checked(stop)
         elif control.kind == "data":
@@ -108,6 +110,13 @@ class Widget:
                         worst = np.abs(value - want[key]).max()
                         assert worst <= step_of(fig, i, key), (i, key, worst, self.parameters)
             assert got["text"] == want.get("text"), (i, self.parameters)
+            assert got["axes"] == [want["xaxis"], want["yaxis"]], i
+        for name, axis in self.tab.evaluate(AXES, self.name).items():
+            wanted = fig["layout"][name]
+            assert axis["title"] == wanted["title"]["text"], name
+            for key in ("range", "tickvals"):
+                if key in wanted and "scaleanchor" not in fig["layout"].get("y" + name[1:], {}):
+                    np.testing.assert_allclose(axis[key], wanted[key], rtol=1e-9, atol=1e-12, err_msg=name)
         assert self.box.locator(".explorable-words").text_content() == text
 
 
@@ -125,236 +134,303 @@ def other_stops(control: Control) -> list[Any]:
 
 
 @on_every_page
-@pytest.mark.parametrize("device", WIDTHS)
+@pytest.mark.parametrize("device", SIZES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_each_control_draws_what_python_gives(
-    page: str, name: str, device: str, scheme: str, browser: Any, address: str
+def test_each_control_draws_what_python_gives_and_nothing_jumps(
+    page: str, device: str, scheme: str, browser: Any, address: str, axe: str
 ) -> None:
-    with Visit(browser, address, page, scheme, WIDTHS[device]) as visit:
-        widget = Widget(visit, name).awake()
-        widget.assert_drawn_as_python_says()
-        for key, control in widget.e.controls.items():
-            for stop in other_stops(control) if (device, scheme) == ("desktop", "light") else control.stops[-1:]:
-                widget.move(key, stop)
-                widget.assert_drawn_as_python_says()
-        box = widget.box.locator(".explorable-plot").bounding_box()
-        svg = widget.box.locator(".explorable-plot .main-svg").first.bounding_box()
-        assert box is not None
-        assert svg is not None
-        assert abs(svg["width"] - box["width"]) <= 1
-        assert svg["height"] <= box["height"] + 1
-        assert not visit.complaints
-
-
-@on_every_page
-def test_experiments_reset_and_time(page: str, name: str, browser: Any, address: str) -> None:
-    with Visit(browser, address, page, "light", WIDTHS["desktop"]) as visit:
-        widget = Widget(visit, name).awake()
-        for i, trial in enumerate(widget.e.experiments):
-            before = widget.count()
-            widget.box.locator(".explorable-trials a").nth(i).click()
-            widget.wait_for_drawing(before)
-            widget.parameters = widget.e.check(**trial.parameters)
+    with Visit(browser, address, page, scheme, device) as visit:
+        for name in PLACES[page]:
+            before = visit.page.locator(f"#{name}").bounding_box()
+            widget = Widget(visit, name).wait_for_state("ready")
             widget.assert_drawn_as_python_says()
-        before = widget.count()
-        widget.box.locator("button[type=reset]").click()
-        widget.wait_for_drawing(before)
-        widget.parameters = widget.e.check()
-        widget.assert_drawn_as_python_says()
-        visit.page.wait_for_function("(name) => !location.search.includes(`${name}.`)", arg=name)
-        frames = widget.e()["frames"]
-        if frames:
-            widget.box.get_by_role("button", name="One step back").click()
-            widget.wait_for_drawing(before + 1)
-            widget.assert_drawn_as_python_says(len(frames) - 2)
-            said = f"{name}.frame={len(frames) - 2}"
-            visit.page.wait_for_function("(said) => location.search.includes(said)", arg=said)
-            widget.box.get_by_role("slider", name="Time").fill("1")
-            widget.wait_for_drawing(before + 2)
-            widget.assert_drawn_as_python_says(1)
-            widget.box.get_by_role("button", name="Play").click()
-            widget.box.get_by_role("button", name="Pause").wait_for()
-            widget.box.get_by_role("button", name="Play").wait_for(timeout=60_000)
-            widget.assert_drawn_as_python_says(-1)
-        assert not visit.complaints
-
-
-@on_every_page
-def test_an_address_sets_the_widget(page: str, name: str, browser: Any, address: str) -> None:
-    e = EXPLORABLES[name]
-    words = {True: "true", False: "false"}
-    last = {key: control.stops[-1] for key, control in e.controls.items()}
-    query = urlencode({f"{name}.{k}": words.get(v, v) if isinstance(v, bool) else v for k, v in last.items()})
-    with Visit(browser, address, page, "light", WIDTHS["desktop"], query=f"?{query}#{name}") as visit:
-        widget = Widget(visit, name).awake()
-        widget.parameters = last
-        widget.assert_drawn_as_python_says()
-        assert not widget.message()
-        assert not visit.complaints
-
-
-MARKUP = "<img src=x onerror=window.hurt=1><b>bold</b>"
-
-
-@on_every_page
-def test_a_hostile_address_leaves_the_defaults_and_is_told(page: str, name: str, browser: Any, address: str) -> None:
-    e = EXPLORABLES[name]
-    for evil in (MARKUP, "1e999", "-1e9", "NaN", "", "__proto__", "%", "0x10", "1" * 5000):
-        query = urlencode({f"{name}.{key}": evil for key in [*e.controls, "nothing", "constructor", "frame", MARKUP]})
-        with Visit(browser, address, page, "light", WIDTHS["desktop"], query=f"?{query}") as visit:
-            widget = Widget(visit, name).awake()
-            widget.assert_drawn_as_python_says()
-            assert "a parameter that this widget does not have" in widget.message()
-            assert "that there is not" in widget.message()
-            html = visit.page.evaluate("(name) => document.getElementById(name).outerHTML", name)
-            assert "onerror" not in html
-            assert "<b>bold" not in html
-            assert visit.page.evaluate("window.hurt") is None
-            visit.page.wait_for_function(
-                "(name) => document.querySelector(`#${name} [role=status]`).textContent.includes('address')", arg=name
-            )
-            assert not visit.complaints
-        if evil != MARKUP and len(e.controls) > 2:
-            break  # the decoder of addresses is one for all widgets; the smaller ones try every value
-
-
-def test_a_damaged_percent_sign_is_no_error(browser: Any, address: str) -> None:
-    if not PLACES:
-        pytest.skip("no page has an explorable")
-    page, name = PLACES[0]
-    with Visit(browser, address, page, "light", WIDTHS["desktop"], query=f"?{name}.%E0%A4%A=1&%=2&&&=#%") as visit:
-        Widget(visit, name).awake().assert_drawn_as_python_says()
-        assert not visit.complaints
-
-
-@pytest.mark.parametrize("damage", ["missing", "truncated", "cut raw", "page instead"])
-def test_without_its_bank_the_picture_stays_and_a_message_says_so(damage: str, browser: Any, address: str) -> None:
-    if not PLACES:
-        pytest.skip("no page has an explorable")
-    page, name = PLACES[0]
-
-    def spoil(route: Any) -> None:
-        if damage == "missing":
-            route.fulfill(status=404, body="")
-            return
-        if damage == "page instead":
-            route.fulfill(status=200, content_type="text/html", body="<html>moved</html>")
-            return
-        import gzip
-
-        body = route.fetch().body()
-        body = gzip.decompress(body)[:-9] if damage == "cut raw" else body[: len(body) // 2]
-        route.fulfill(status=200, content_type="application/octet-stream", body=body)
-
-    with Visit(browser, address, page, "light", WIDTHS["desktop"]) as visit:
-        visit.page.route("**/*.bank", spoil)
-        visit.page.goto(f"{address}/{page}.html")
-        widget = Widget(visit, name)
-        widget.box.scroll_into_view_if_needed()
-        visit.page.wait_for_selector(f"#{name}[data-state=failed]", timeout=20_000)
-        assert "could not be loaded" in widget.message()
-        picture = widget.box.locator("picture img")
-        assert picture.is_visible()
-        assert picture.evaluate("async (image) => (await image.decode(), image.naturalWidth)") > 100
-        visit.page.unroute("**/*.bank")
-        key, control = next(iter(widget.e.controls.items()))
-        widget.move(key, control.stops[-1])  # and once the bank is there, the widget lives
-        widget.assert_drawn_as_python_says()
-
-
-def test_a_server_that_unpacks_the_banks_does_no_harm(browser: Any, address: str) -> None:
-    if not PLACES:
-        pytest.skip("no page has an explorable")
-    import gzip
-
-    page, name = PLACES[0]
-    with Visit(browser, address, page, "light", WIDTHS["desktop"]) as visit:
-        visit.page.route("**/*.bank", lambda route: route.fulfill(body=gzip.decompress(route.fetch().body())))
-        visit.page.goto(f"{address}/{page}.html")
-        Widget(visit, name).awake().assert_drawn_as_python_says()
-
-
-@on_every_page
-@pytest.mark.parametrize("device", WIDTHS)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_an_awake_widget_is_accessible_and_nothing_jumps(
-    page: str, name: str, device: str, scheme: str, browser: Any, address: str, axe: str
-) -> None:
-    with Visit(browser, address, page, scheme, WIDTHS[device]) as visit:
-        before = visit.page.locator(f"#{name}").bounding_box()
-        widget = Widget(visit, name).awake()
-        assert not accessibility_problems(visit.page, axe, contrast_only=False)
-        after = widget.box.bounding_box()
-        assert before is not None
-        assert after is not None
-        assert after["height"] == before["height"]
+            for key, control in widget.e.controls.items():
+                for stop in other_stops(control) if (device, scheme) == ("desktop", "light") else control.stops[-1:]:
+                    widget.move(key, stop)
+                    widget.assert_drawn_as_python_says()
+            box = widget.box.locator(".explorable-plot").bounding_box()
+            svg = widget.box.locator(".explorable-plot .main-svg").first.bounding_box()
+            domains = [axis["domain"] for key, axis in visit.page.evaluate(AXES, name).items() if key[0] == "y"]
+            stacked = device == "phone"
+            assert all((above[0] > below[1]) == stacked for above, below in itertools.pairwise(domains)), name
+            assert abs(svg["width"] - box["width"]) <= 1, name
+            assert svg["height"] <= box["height"] + 1, name
+            assert widget.box.bounding_box()["height"] == before["height"], name
         assert visit.page.evaluate("window.shift") < 0.05
         wide, width = visit.page.evaluate(
             "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
         )
         assert wide <= width
+        assert not visit.faults
+        for name in PLACES[page]:  # last, because it changes the page
+            assert not accessibility_faults(visit.page, axe, contrast_only=False, within=f"#{name}")
 
 
 @on_every_page
-def test_the_drawing_follows_light_and_dark(page: str, name: str, browser: Any, address: str) -> None:
-    colour = "(name) => getComputedStyle(document.querySelector(`#${name} .xtick text`)).fill"
-    with Visit(browser, address, page, "light", WIDTHS["desktop"]) as visit:
-        widget = Widget(visit, name).awake()
-        if not widget.box.locator(".xtick text").count():
-            pytest.skip("draws no axis")
-        light, count = visit.page.evaluate(colour, name), widget.count()
-        visit.page.evaluate("document.documentElement.dataset.theme = 'dark'")
-        widget.wait_for_drawing(count)
-        assert visit.page.evaluate(colour, name) != light
-        assert not visit.complaints
+def test_experiments_reset_and_time(page: str, browser: Any, address: str) -> None:
+    with Visit(browser, address, page, "light", "desktop") as visit:
+        for name in PLACES[page]:
+            widget = Widget(visit, name).wait_for_state("ready")
+            try_experiments_and_reset(widget)
+            if frames := widget.e()["frames"]:
+                go_through_time(widget, len(frames) - 1)
+        assert not visit.faults
+
+
+def try_experiments_and_reset(widget: Widget) -> None:
+    for i, trial in enumerate(widget.e.experiments):
+        before = widget.count()
+        widget.box.locator(".explorable-trials a").nth(i).click()
+        widget.wait_for_drawing(before)
+        widget.parameters = widget.e.check(**trial.parameters)
+        widget.assert_drawn_as_python_says()
+    before = widget.count()
+    widget.box.locator("button[type=reset]").click()
+    widget.wait_for_drawing(before)
+    widget.parameters = widget.e.check()
+    widget.assert_drawn_as_python_says()
+    widget.tab.wait_for_function("(name) => !location.search.includes(`${name}.`)", arg=widget.name)
+
+
+def go_through_time(widget: Widget, last: int) -> None:
+    before = widget.count()
+    widget.box.get_by_role("button", name="One step back").click()
+    widget.wait_for_drawing(before)
+    widget.assert_drawn_as_python_says(last - 1)
+    said = f"{widget.name}.frame={last - 1}"
+    widget.tab.wait_for_function("(said) => location.search.includes(said)", arg=said)
+    before = widget.count()
+    widget.box.get_by_role("slider", name="Time").fill("1")
+    widget.wait_for_drawing(before)
+    widget.assert_drawn_as_python_says(1)
+    widget.box.get_by_role("button", name="Play").click()
+    widget.box.get_by_role("button", name="Pause").wait_for()
+    widget.box.get_by_role("button", name="Play").wait_for(timeout=60_000)
+    widget.assert_drawn_as_python_says(-1)
 
 
 @on_every_page
-def test_without_a_script_there_is_a_picture_with_its_words(page: str, name: str, browser: Any, address: str) -> None:
+def test_an_address_sets_the_widgets(page: str, browser: Any, address: str) -> None:
+    last = {name: {key: c.stops[-1] for key, c in EXPLORABLES[name].controls.items()} for name in PLACES[page]}
+    words = {
+        f"{name}.{key}": str(stop).lower() if isinstance(stop, bool) else stop
+        for name, stops in last.items()
+        for key, stop in stops.items()
+    }
+    with Visit(browser, address, page, "light", "desktop", query=f"?{urlencode(words)}#{PLACES[page][0]}") as visit:
+        for name in PLACES[page]:
+            widget = Widget(visit, name).wait_for_state("ready")
+            widget.parameters = last[name]
+            widget.assert_drawn_as_python_says()
+            assert not widget.message()
+        assert not visit.faults
+
+
+MARKUP = "<img src=x onerror=window.hurt=1><b>bold</b>"
+EVIL = ("1e999", "-1e9", "NaN", "", "__proto__", "%", "0x10", "1" * 500)
+
+
+def hostile(page: str, evil: str) -> str:
+    """A query that sets everything to ``evil``, and more."""
+    keys = [
+        f"{name}.{key}"
+        for name in PLACES[page]
+        for key in [*EXPLORABLES[name].controls, "nothing", "constructor", "frame", MARKUP]
+    ]
+    return "?" + urlencode(dict.fromkeys(keys, evil))
+
+
+def assert_defaults_and_told(visit: Visit, name: str) -> None:
+    widget = Widget(visit, name).wait_for_state("ready")
+    widget.assert_drawn_as_python_says()
+    assert "a parameter that this widget does not have" in widget.message()
+    assert "that there is not" in widget.message()
+    html = visit.page.evaluate("(name) => document.getElementById(name).outerHTML", name)
+    assert "onerror" not in html
+    assert "<b>bold" not in html
+    assert visit.page.evaluate("window.hurt") is None
+    told = "(name) => document.querySelector(`#${name} [role=status]`).textContent.includes('address')"
+    visit.page.wait_for_function(told, arg=name)
+    assert not [fault for fault in visit.faults if "favicon" not in fault]  # it may be cut off by the next page
+
+
+@on_every_page
+def test_a_hostile_address_leaves_the_defaults_and_is_told(page: str, browser: Any, address: str) -> None:
+    with Visit(browser, address, page, "light", "desktop", query=hostile(page, MARKUP)) as visit:
+        for name in PLACES[page]:
+            assert_defaults_and_told(visit, name)
+
+
+def test_a_moment_that_there_is_not_is_told(browser: Any, address: str) -> None:
+    page, name = next((page, n) for page, names in PLACES.items() for n in names if EXPLORABLES[n]()["frames"])
+    with Visit(browser, address, page, "light", "desktop", query=f"?{name}.frame=999999") as visit:
+        widget = Widget(visit, name).wait_for_state("ready")
+        assert "a moment that there is not" in widget.message()
+        widget.assert_drawn_as_python_says(-1)
+
+
+def test_a_late_answer_and_an_early_play_do_no_harm(browser: Any, address: str) -> None:
+    page, name = next((page, n) for page, names in PLACES.items() for n in names if EXPLORABLES[n]()["frames"])
+    with Visit(browser, address, page, "light", "desktop") as visit:
+        waiting: list[Any] = []
+        visit.page.route("**/*.bank", lambda route: waiting.append(route))  # noqa: PLW0108 - bound methods fail
+        visit.page.goto(f"{address}/{page}.html")
+        widget = Widget(visit, name)
+        with visit.page.expect_request("**/*.bank"):
+            widget.box.scroll_into_view_if_needed()
+        assert widget.box.get_by_role("button", name="Play").is_disabled()
+        choice = next(key for key, control in widget.e.controls.items() if control.is_discrete)
+        stop = widget.e.controls[choice].stops[-1]
+        with visit.page.expect_request("**/*.bank"):
+            widget.box.locator(f'[name="{choice}"]').select_option(index=len(widget.e.controls[choice].stops) - 1)
+        for route in reversed(waiting):  # what was asked last comes first
+            route.continue_()
+        widget.wait_for_state("ready")
+        widget.parameters[choice] = stop
+        visit.page.wait_for_timeout(500)
+        widget.assert_drawn_as_python_says(-1)
+
+
+def test_on_paper_the_words_are_those_of_the_picture(browser: Any, address: str) -> None:
+    page, name = first()
+    with Visit(browser, address, page, "light", "desktop") as visit:
+        widget = Widget(visit, name).wait_for_state("ready")
+        defaults = widget.box.locator(".explorable-words").text_content()
+        widget.move("w1", -2.0)
+        widget.assert_drawn_as_python_says()
+        visit.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        visit.page.emulate_media(media="print")
+        assert widget.box.locator(".explorable-words").text_content() == defaults
+        assert widget.box.locator("picture img").is_visible()
+        assert not widget.box.locator(".explorable-plot").is_visible()
+        visit.page.emulate_media(media="screen")
+        visit.page.evaluate("dispatchEvent(new Event('afterprint'))")
+        widget.assert_drawn_as_python_says()
+
+
+def first() -> tuple[str, str]:
+    """A page and a widget, for what all widgets share."""
+    page = next(iter(PLACES))
+    return page, PLACES[page][0]
+
+
+def test_no_value_of_an_address_does_harm(browser: Any, address: str) -> None:
+    page, name = first()
+    with Visit(browser, address, page, "light", "desktop") as visit:
+        for evil in EVIL:
+            visit.page.goto(f"{address}/{page}.html{hostile(page, evil)}")
+            assert_defaults_and_told(visit, name)
+
+
+@pytest.mark.parametrize("query", ["%E0%A4%A=1&%=2&&&=#%", "w1=-1.4"], ids=["damaged", "between"])
+def test_an_odd_address_is_no_error(query: str, browser: Any, address: str) -> None:
+    page, name = first()
+    assert name == "neuron_on_the_plane"
+    with Visit(browser, address, page, "light", "desktop", query=f"?{name}.{query}") as visit:
+        widget = Widget(visit, name).wait_for_state("ready")
+        if query.startswith("w1"):
+            widget.parameters["w1"] = -1.5
+            assert "between two steps, so the nearest is shown" in widget.message()
+        widget.assert_drawn_as_python_says()
+        assert not visit.faults
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "cut raw", "page instead", "no library"])
+def test_what_cannot_be_loaded_leaves_the_picture_and_a_message(damage: str, browser: Any, address: str) -> None:
+    page, name = first()
+
+    def spoil(route: Any) -> None:
+        if damage == "missing":
+            route.fulfill(status=404, body="")
+        elif damage == "no library":
+            route.abort()
+        elif damage == "page instead":
+            route.fulfill(status=200, content_type="text/html", body="<html>moved</html>")
+        else:
+            body = route.fetch().body()
+            body = gzip.decompress(body)[:-9] if damage == "cut raw" else body[: len(body) // 2]
+            route.fulfill(status=200, content_type="application/octet-stream", body=body)
+
+    with Visit(browser, address, page, "light", "desktop") as visit:
+        what = "**/plotly*.js" if damage == "no library" else "**/*.bank"
+        visit.page.route(what, spoil)
+        visit.page.goto(f"{address}/{page}.html")
+        widget = Widget(visit, name).wait_for_state("failed")
+        assert "could not be loaded" in widget.message()
+        assert widget.box.locator(".explorable-words").text_content() == widget.e()["text"]
+        picture = widget.box.locator("picture img")
+        assert picture.is_visible()
+        assert picture.evaluate("async (image) => (await image.decode(), image.naturalWidth)") > 100
+        visit.page.unroute(what)
+        key, control = next(iter(widget.e.controls.items()))
+        widget.move(key, control.stops[-1])  # and once it can be had, the widget lives
+        widget.assert_drawn_as_python_says()
+        assert not widget.message()
+
+
+def test_a_server_that_unpacks_the_banks_does_no_harm(browser: Any, address: str) -> None:
+    page, name = first()
+    with Visit(browser, address, page, "light", "desktop") as visit:
+        visit.page.route("**/*.bank", lambda route: route.fulfill(body=gzip.decompress(route.fetch().body())))
+        visit.page.goto(f"{address}/{page}.html")
+        Widget(visit, name).wait_for_state("ready").assert_drawn_as_python_says()
+
+
+@on_every_page
+def test_the_drawing_follows_light_and_dark_and_the_keyboard(page: str, browser: Any, address: str) -> None:
+    title = "(name) => getComputedStyle(document.querySelector(`#${name} .annotation-text`)).fill"
+    inside = "(name) => document.getElementById(name).contains(document.activeElement)"
+    with Visit(browser, address, page, "light", "desktop") as visit:
+        for name in PLACES[page]:
+            visit.page.evaluate("document.documentElement.dataset.theme = 'light'")
+            widget = Widget(visit, name).wait_for_state("ready")
+            light, count = visit.page.evaluate(title, name), widget.count()
+            visit.page.evaluate("document.documentElement.dataset.theme = 'dark'")
+            widget.wait_for_drawing(count)
+            assert visit.page.evaluate(title, name) != light, name
+
+            slider = next(key for key, control in widget.e.controls.items() if not control.is_discrete)
+            control, count = widget.e.controls[slider], widget.count()
+            place = control.stops.index(control.default)
+            widget.box.locator(f'[name="{slider}"]').focus()
+            visit.page.keyboard.press("ArrowLeft" if place else "ArrowRight")
+            widget.wait_for_drawing(count)
+            widget.parameters[slider] = control.stops[place - 1 if place else 1]
+            widget.assert_drawn_as_python_says()
+            assert visit.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none", name
+            visit.page.keyboard.press("Tab")
+            assert visit.page.evaluate(inside, name), name
+        assert not visit.faults
+
+
+@on_every_page
+def test_without_a_script_there_is_a_picture_with_its_words(page: str, browser: Any, address: str) -> None:
     context = browser.new_context(java_script_enabled=False, viewport={"width": 1280, "height": 900})
     try:
         tab = context.new_page()
         tab.goto(f"{address}/{page}.html")
-        box = tab.locator(f"#{name}")
-        box.scroll_into_view_if_needed()
-        assert box.locator("picture img").is_visible()
-        assert box.locator(".explorable-words").inner_text()
-        assert "JavaScript" in box.inner_text()
-        assert all(box.locator("input, select, button").nth(i).is_disabled() for i in range(2))
+        for name in PLACES[page]:
+            box = tab.locator(f"#{name}")
+            box.scroll_into_view_if_needed()
+            assert box.locator("picture img").is_visible(), name
+            assert box.locator(".explorable-words").inner_text(), name
+            assert "JavaScript" in box.inner_text(), name
+            assert all(field.is_disabled() for field in box.locator("input, select, button").all()), name
     finally:
         context.close()
 
 
 def test_with_reduced_motion_play_goes_to_the_end_at_once(browser: Any, address: str) -> None:
-    timed = [(page, name) for page, name in PLACES if EXPLORABLES[name]()["frames"]]
-    if not timed:
-        pytest.skip("no page has an explorable with time")
-    page, name = timed[0]
-    with Visit(browser, address, page, "light", WIDTHS["desktop"]) as visit:
+    page, name = next((page, n) for page, names in PLACES.items() for n in names if EXPLORABLES[n]()["frames"])
+    with Visit(browser, address, page, "light", "desktop") as visit:
         visit.page.emulate_media(reduced_motion="reduce")
-        widget = Widget(visit, name).awake()
+        widget = Widget(visit, name).wait_for_state("ready")
+        before = widget.count()
         widget.box.get_by_role("slider", name="Time").fill("0")
-        widget.wait_for_drawing(1)
-        count = widget.count()
-        widget.box.get_by_role("button", name="Play").click()
-        widget.wait_for_drawing(count)
-        visit.page.wait_for_timeout(300)
-        assert widget.count() == count + 1
-        widget.assert_drawn_as_python_says(-1)
-
-
-@on_every_page
-def test_the_keyboard_moves_the_controls(page: str, name: str, browser: Any, address: str) -> None:
-    with Visit(browser, address, page, "light", WIDTHS["desktop"]) as visit:
-        widget = Widget(visit, name).awake()
-        slider = next((k for k, c in widget.e.controls.items() if not c.is_discrete), None)
-        if slider is None:
-            pytest.skip("has no slider")
-        control, before = widget.e.controls[slider], widget.count()
-        widget.box.locator(f'[name="{slider}"]').focus()
-        visit.page.keyboard.press("ArrowLeft")
         widget.wait_for_drawing(before)
-        widget.parameters[slider] = control.stops[control.stops.index(control.default) - 1]
-        widget.assert_drawn_as_python_says()
-        visit.page.keyboard.press("Tab")
-        assert visit.page.evaluate("document.activeElement !== document.body")
+        before = widget.count()
+        widget.box.get_by_role("button", name="Play").click()
+        widget.wait_for_drawing(before)
+        visit.page.wait_for_timeout(300)
+        assert widget.count() == before + 1
+        widget.assert_drawn_as_python_says(-1)
