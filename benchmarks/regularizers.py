@@ -5,7 +5,8 @@ so: for each setting two networks are trained (seeds 10 and 11, each with 1,000 
 and the best mean accuracy on 1,000 other images wins, the earlier setting at a tie. Then five networks (seeds 0 to 4)
 are trained with each, from the same images and weights for every regularizer, and the 2,000 test images are looked at,
 once. Every run has 40 epochs of Adam under a one-cycle schedule whose maximum is the chosen rate, or, with early
-stopping, up to 40 epochs at that rate: a schedule that ends in small steps is no place to stop early.
+stopping, up to 40 epochs at that rate: a schedule that ends in small steps is no place to stop early. So that stopping
+and schedule are not confused there is a second control, "constant rate": nothing, for 40 epochs at a constant rate.
 
 Early stopping watches 200 of the 1,000 images and learns from the other 800; a second row watches the 1,000 validation
 images instead, as one often does, and so knows of more images than the other rows do.
@@ -26,6 +27,7 @@ RATES = [3e-3, 1e-2, 3e-2, 1e-1]
 SELECTION, SEEDS = [10, 11], [0, 1, 2, 3, 4]
 GRIDS: dict[str, list] = {
     CONTROL: [0.0],
+    "constant rate": [0.0],
     "L2 penalty": [1e-4, 1e-3, 1e-2],
     "weight decay": [0.1, 0.3, 1.0],
     "L1 penalty": [1e-5, 1e-4, 1e-3],
@@ -44,6 +46,7 @@ GRIDS: dict[str, list] = {
 }
 MEANING = {
     CONTROL: "nothing",
+    "constant rate": "nothing, and no schedule",
     "L2 penalty": "lam in lam / 2 * sum w^2, in the loss",
     "weight decay": "weight_decay of AdamW, on weights only",
     "L1 penalty": "lam in lam * sum |w|, in the loss",
@@ -133,6 +136,7 @@ def train(name, value, data, validation, seed, *, lr, watch, hidden=HIDDEN, epoc
         return total, state
 
     stops = name.startswith("early stopping")
+    constant = stops or name == "constant rate"
     if name == "early stopping":
         validation = tuple(part[-len(data[0]) // 5 :] for part in data)
         data = tuple(part[: -len(data[0]) // 5] for part in data)
@@ -148,7 +152,7 @@ def train(name, value, data, validation, seed, *, lr, watch, hidden=HIDDEN, epoc
         loss,
         data,
         optimizer=(adam_init, decaying if name == "weight decay" else adam),
-        lr=lr if stops else schedule,
+        lr=lr if constant else schedule,
         epochs=epochs,
         batch_size=batch_size,
         rng=rng,
