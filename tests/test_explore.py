@@ -119,11 +119,16 @@ def test_a_move_is_answered_soon(e: Explorable) -> None:
     if e.trains:
         pytest.skip("trains; it reports progress instead")
     best: dict[str, float] = {}
-    for _ in range(5):  # processor time, and the best of five, because another process may have the core
-        for setting in corners(e):
-            start = time.process_time()
-            e(**setting)
-            best[str(setting)] = min(best.get(str(setting), np.inf), 1e3 * (time.process_time() - start))
+    tracer = sys.gettrace()
+    sys.settrace(None)  # counting covered lines doubles the time
+    try:
+        for _ in range(5):  # processor time, and the best of five, because another process may have the core
+            for setting in corners(e):
+                start = time.process_time()
+                e(**setting)
+                best[str(setting)] = min(best.get(str(setting), np.inf), 1e3 * (time.process_time() - start))
+    finally:
+        sys.settrace(tracer)
     slowest = max(best, key=best.__getitem__)
     assert best[slowest] < KERNEL_MS, (slowest, best[slowest])
 
