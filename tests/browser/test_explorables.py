@@ -139,7 +139,7 @@ def other_stops(control: Control) -> list[Any]:
 def test_each_control_draws_what_python_gives_and_nothing_jumps(
     page: str, device: str, scheme: str, browser: Any, address: str, axe: str
 ) -> None:
-    with Visit(browser, address, page, scheme, device) as visit:
+    with Visit(browser, address, page, scheme, device, light=scheme == "dark") as visit:
         for name in PLACES[page]:
             before = visit.page.locator(f"#{name}").bounding_box()
             widget = Widget(visit, name).wait_for_state("ready")
@@ -168,7 +168,7 @@ def test_each_control_draws_what_python_gives_and_nothing_jumps(
 
 @on_every_page
 def test_experiments_reset_and_time(page: str, browser: Any, address: str) -> None:
-    with Visit(browser, address, page, "light", "desktop") as visit:
+    with Visit(browser, address, page, "light", "desktop", light=True) as visit:
         for name in PLACES[page]:
             widget = Widget(visit, name).wait_for_state("ready")
             try_experiments_and_reset(widget)
@@ -217,7 +217,9 @@ def test_an_address_sets_the_widgets(page: str, browser: Any, address: str) -> N
         for name, stops in last.items()
         for key, stop in stops.items()
     }
-    with Visit(browser, address, page, "light", "desktop", query=f"?{urlencode(words)}#{PLACES[page][0]}") as visit:
+    with Visit(
+        browser, address, page, "light", "desktop", light=True, query=f"?{urlencode(words)}#{PLACES[page][0]}"
+    ) as visit:
         for name in PLACES[page]:
             widget = Widget(visit, name).wait_for_state("ready")
             widget.parameters = last[name]
@@ -256,14 +258,14 @@ def assert_defaults_and_told(visit: Visit, name: str) -> None:
 
 @on_every_page
 def test_a_hostile_address_leaves_the_defaults_and_is_told(page: str, browser: Any, address: str) -> None:
-    with Visit(browser, address, page, "light", "desktop", query=hostile(page, MARKUP)) as visit:
+    with Visit(browser, address, page, "light", "desktop", light=True, query=hostile(page, MARKUP)) as visit:
         for name in PLACES[page]:
             assert_defaults_and_told(visit, name)
 
 
 def test_a_moment_that_there_is_not_is_told(browser: Any, address: str) -> None:
     page, name = next((page, n) for page, names in PLACES.items() for n in names if EXPLORABLES[n]()["frames"])
-    with Visit(browser, address, page, "light", "desktop", query=f"?{name}.frame=999999") as visit:
+    with Visit(browser, address, page, "light", "desktop", light=True, query=f"?{name}.frame=999999") as visit:
         widget = Widget(visit, name).wait_for_state("ready")
         assert "a moment that there is not" in widget.message()
         widget.assert_drawn_as_python_says(-1)
@@ -271,7 +273,7 @@ def test_a_moment_that_there_is_not_is_told(browser: Any, address: str) -> None:
 
 def test_a_late_answer_and_an_early_play_do_no_harm(browser: Any, address: str) -> None:
     page, name = next((page, n) for page, names in PLACES.items() for n in names if EXPLORABLES[n]()["frames"])
-    with Visit(browser, address, page, "light", "desktop") as visit:
+    with Visit(browser, address, page, "light", "desktop", light=True) as visit:
         waiting: list[Any] = []
         banks = f"**/{name}-*/*.bank"
         visit.page.route(banks, lambda route: waiting.append(route))  # noqa: PLW0108 - a bound method is refused
@@ -296,7 +298,7 @@ def test_a_late_answer_and_an_early_play_do_no_harm(browser: Any, address: str) 
 
 def test_on_paper_the_words_are_those_of_the_picture(browser: Any, address: str) -> None:
     page, name = first()
-    with Visit(browser, address, page, "light", "desktop") as visit:
+    with Visit(browser, address, page, "light", "desktop", light=True) as visit:
         widget = Widget(visit, name).wait_for_state("ready")
         defaults = widget.box.locator(".explorable-words").text_content()
         widget.move("w1", -2.0)
@@ -319,7 +321,7 @@ def first() -> tuple[str, str]:
 
 def test_no_value_of_an_address_does_harm(browser: Any, address: str) -> None:
     page, name = first()
-    with Visit(browser, address, page, "light", "desktop") as visit:
+    with Visit(browser, address, page, "light", "desktop", light=True) as visit:
         for evil in EVIL:
             visit.page.goto(f"{address}/{page}.html{hostile(page, evil)}")
             assert_defaults_and_told(visit, name)
@@ -329,7 +331,7 @@ def test_no_value_of_an_address_does_harm(browser: Any, address: str) -> None:
 def test_an_odd_address_is_no_error(query: str, browser: Any, address: str) -> None:
     page, name = first()
     assert name == "neuron_on_the_plane"
-    with Visit(browser, address, page, "light", "desktop", query=f"?{name}.{query}") as visit:
+    with Visit(browser, address, page, "light", "desktop", light=True, query=f"?{name}.{query}") as visit:
         widget = Widget(visit, name).wait_for_state("ready")
         if query.startswith("w1"):
             widget.parameters["w1"] = -1.5
@@ -354,7 +356,7 @@ def test_what_cannot_be_loaded_leaves_the_picture_and_a_message(damage: str, bro
             body = gzip.decompress(body)[:-9] if damage == "cut raw" else body[: len(body) // 2]
             route.fulfill(status=200, content_type="application/octet-stream", body=body)
 
-    with Visit(browser, address, page, "light", "desktop") as visit:
+    with Visit(browser, address, page, "light", "desktop", light=True) as visit:
         what = "**/plotly*.js" if damage == "no library" else "**/*.bank"
         visit.page.route(what, spoil)
         visit.page.goto(f"{address}/{page}.html")
@@ -373,7 +375,7 @@ def test_what_cannot_be_loaded_leaves_the_picture_and_a_message(damage: str, bro
 
 def test_a_server_that_unpacks_the_banks_does_no_harm(browser: Any, address: str) -> None:
     page, name = first()
-    with Visit(browser, address, page, "light", "desktop") as visit:
+    with Visit(browser, address, page, "light", "desktop", light=True) as visit:
         visit.page.route("**/*.bank", lambda route: route.fulfill(body=gzip.decompress(route.fetch().body())))
         visit.page.goto(f"{address}/{page}.html")
         Widget(visit, name).wait_for_state("ready").assert_drawn_as_python_says()
@@ -383,7 +385,7 @@ def test_a_server_that_unpacks_the_banks_does_no_harm(browser: Any, address: str
 def test_the_drawing_follows_light_and_dark_and_the_keyboard(page: str, browser: Any, address: str) -> None:
     title = "(name) => getComputedStyle(document.querySelector(`#${name} .annotation-text`)).fill"
     inside = "(name) => document.getElementById(name).contains(document.activeElement)"
-    with Visit(browser, address, page, "light", "desktop") as visit:
+    with Visit(browser, address, page, "light", "desktop", light=True) as visit:
         for name in PLACES[page]:
             visit.page.evaluate("document.documentElement.dataset.theme = 'light'")
             widget = Widget(visit, name).wait_for_state("ready")
@@ -425,7 +427,7 @@ def test_without_a_script_there_is_a_picture_with_its_words(page: str, browser: 
 
 def test_with_reduced_motion_play_goes_to_the_end_at_once(browser: Any, address: str) -> None:
     page, name = next((page, n) for page, names in PLACES.items() for n in names if EXPLORABLES[n]()["frames"])
-    with Visit(browser, address, page, "light", "desktop") as visit:
+    with Visit(browser, address, page, "light", "desktop", light=True) as visit:
         visit.page.emulate_media(reduced_motion="reduce")
         widget = Widget(visit, name).wait_for_state("ready")
         before = widget.count()
