@@ -228,7 +228,7 @@ def _control(control: Control, trains: bool):
         return ipywidgets.IntSlider(min=int(control.low), max=int(control.high), **ranged)
     if control.kind == "linear":
         gap = float(np.diff(control.stops).min())
-        step = gap / max(1, round(200 * gap / (control.high - control.low)))  # about 200 steps, the stops among them
+        step = gap / max(1, round(200 * gap / (control.high - control.low)))  # about 200 steps, even stops among them
         return ipywidgets.FloatSlider(min=control.low, max=control.high, step=step, readout_format=".2f", **ranged)
     low, high = math.log10(control.low), math.log10(control.high)
     return ipywidgets.FloatLogSlider(min=low, max=high, step=(high - low) / 200, readout_format=".3g", **ranged)
