@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from pathlib import Path
 
@@ -218,6 +219,30 @@ def test_one_failing_group_does_not_stop_the_others(monkeypatch, capfd):
     assert re.search(r"second +passed", shown)
     assert run_tests.main(["second"]) == 0
     assert run_tests.main(["third"]) == 2
+
+
+def test_a_command_that_hangs_is_stopped_with_what_it_started(monkeypatch, capfd):
+    sleep = "import time; time.sleep(60)"
+    start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleep!r}])"  # it inherits the output
+    monkeypatch.setattr(run_tests, "GROUPS", {"slow": [[sys.executable, "-c", start]]})
+    monkeypatch.setattr(run_tests, "LIMIT", 1.0)
+    begin = time.monotonic()
+    assert run_tests.main([]) == 1
+    assert time.monotonic() - begin < 30
+    assert "STOPPED after 1 s" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("again", "result"), [(0, "passed"), (1, "FAILED")])
+def test_what_fails_in_the_browser_is_looked_at_once_more_and_told(again, result, tmp_path, monkeypatch):
+    """The first look fails, the second, which is told by its options, ends as ``again`` says."""
+    code = f"import sys; print('1 passed'); sys.exit({again} if '--last-failed' in sys.argv else 1)"
+    script = tmp_path / "pytest"
+    script.write_text(code)
+    monkeypatch.setattr(run_tests, "GROUPS", {"browser": [[sys.executable, str(script), "pytest"]]})
+    monkeypatch.setattr(run_tests, "PAGES", script)
+    outcome = run_tests.run("browser")
+    assert outcome.status == result
+    assert "looked at again" in outcome.remark
 
 
 # Workflows and hooks

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from built import ROOT
 pytest.importorskip("jupyterlab")
 
 CODE = "from nnbook.explore.losses import saturation\n\nsaturation"
-LAST = "() => Array.from(document.querySelector('.js-plotly-plot').data[2].y).at(-1)"
+LAST = "() => Array.from(document.querySelector('.js-plotly-plot')?.data?.[2]?.y ?? []).at(-1)"
 
 
 @pytest.fixture
@@ -49,14 +48,19 @@ def lab(tmp_path: Path) -> Iterator[str]:
             address = f"http://127.0.0.1:{port}"
             for _ in range(120):
                 try:
-                    urllib.request.urlopen(f"{address}/api")
+                    urllib.request.urlopen(f"{address}/api", timeout=10)
                     break
-                except urllib.error.URLError:
+                except OSError:
                     time.sleep(0.5)
+            else:
+                pytest.fail(f"JupyterLab did not start:\n{(tmp_path / 'log').read_text()}")
             yield f"{address}/lab/tree/widget.ipynb"
         finally:
             server.terminate()
-            server.wait(timeout=30)
+            try:
+                server.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                server.kill()
 
 
 def test_a_slider_in_jupyterlab_redraws_the_figure(lab: str, browser: Any) -> None:
@@ -66,7 +70,7 @@ def test_a_slider_in_jupyterlab_redraws_the_figure(lab: str, browser: Any) -> No
         tab.goto(lab)
         tab.locator(".jp-Notebook .jp-Cell").first.click(timeout=120_000)
         tab.keyboard.press("Shift+Enter")
-        tab.wait_for_selector(".js-plotly-plot .main-svg", timeout=120_000)
+        tab.wait_for_function(f"() => ({LAST})() !== undefined", timeout=120_000)  # the data come after the drawing
         before = tab.evaluate(LAST)
         handle = tab.locator(".noUi-handle").first
         box = handle.bounding_box()
