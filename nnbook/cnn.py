@@ -229,7 +229,9 @@ def conv2d_matrix(
 
 
 def flip(weight) -> Array:
-    """Every kernel turned by 180 degrees. Correlation with it is what mathematics calls convolution (:eq:`eq-flip`).
+    """Every kernel turned by 180 degrees.
+
+    Correlation with a flipped kernel is what mathematics calls convolution.
 
     Args:
         weight: (..., kh, kw).
@@ -635,7 +637,7 @@ def max_pool2d(x, *, kernel_size, stride=None, padding=0, dilation=1):
 
     Of equal entries the first in scan order (row by row) gets the whole derivative, as in PyTorch. A nan wins; its
     window then passes no derivative on (PyTorch gives it to the last nan). PyTorch: ``torch.nn.functional.max_pool2d``,
-    with ``ceil_mode=False``. Source: :cite:`riesenhuber1999`.
+    with ``ceil_mode=False``.
     """
     x = _images("max_pool2d", x)
     axes = _pool_axes("max_pool2d", x, kernel_size, stride, padding, dilation)
@@ -804,7 +806,7 @@ def receptive_field(layers: Sequence[dict[str, int]]) -> list[Field]:
     Raises:
         ValueError: a layer lacks ``kernel_size``, has an unknown key, or a number is out of range.
 
-    PyTorch: none. Source: :cite:`araujo2019`.
+    PyTorch: none.
     """
     size, jump, start, fields = 1, 1, 0, []
     for number, layer in enumerate(layers):
@@ -1012,7 +1014,7 @@ def inception_init(
 
 
 def inception(params: Tree, x):
-    """Four views of the same place beside each other: kernels of 1, 3 and 5, and a pool (:eq:`eq-inception`).
+    """Four views of the same place beside each other: kernels of 1, 3 and 5, and a pool.
 
     Args:
         params: from :func:`inception_init`.
