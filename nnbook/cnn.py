@@ -626,7 +626,7 @@ def max_pool2d(x, *, kernel_size, stride=None, padding=0, dilation=1):
         x: (N, C, H, W).
         kernel_size: of the window, a number or a pair (down, right), as for the others.
         stride: ``None`` for ``kernel_size``: windows side by side.
-        padding: a border that never wins, at most half of the window.
+        padding: a border that never wins, at most half of ``kernel_size``.
         dilation: step from tap to tap.
 
     Returns:
@@ -636,7 +636,8 @@ def max_pool2d(x, *, kernel_size, stride=None, padding=0, dilation=1):
         ValueError: the window does not fit, or the padding is too wide.
 
     Of equal entries the first in scan order (row by row) gets the whole derivative, as in PyTorch. A nan wins; its
-    window then passes no derivative on (PyTorch gives it to the last nan). PyTorch: ``torch.nn.functional.max_pool2d``,
+    window then passes no derivative on (PyTorch gives it to the last nan). A window whose taps all lie in the padding,
+    which takes a dilation, gives -inf. PyTorch: ``torch.nn.functional.max_pool2d``,
     with ``ceil_mode=False``.
     """
     x = _images("max_pool2d", x)
@@ -669,7 +670,7 @@ def avg_pool2d(x, *, kernel_size, stride=None, padding=0, count_include_pad=True
         x: (N, C, H, W).
         kernel_size: of the window, a number or a pair (down, right), as for the others.
         stride: ``None`` for ``kernel_size``: windows side by side.
-        padding: zeros around the image, at most half of the window.
+        padding: zeros around the image, at most half of ``kernel_size``.
         count_include_pad: whether these zeros count among what is averaged.
 
     Returns:
@@ -719,8 +720,8 @@ def _pool_axes(name, x, kernel_size, stride, padding, dilation):
     padding = _integers(name, "padding", padding, 2, 0)
     kernel_size = _integers(name, "kernel_size", kernel_size, 2, 1)
     axes = _axes(f"{name}: x of shape {x.shape}", x.shape[2:], kernel_size, stride, padding, dilation)
-    if any(axis.before > axis.span // 2 for axis in axes):
-        raise ValueError(f"{name}: padding {padding} must be at most half of the window, which spans {kernel_size}")
+    if any(axis.before > axis.kernel // 2 for axis in axes):
+        raise ValueError(f"{name}: padding {padding} must be at most half of kernel_size {kernel_size}")
     return axes
 
 
