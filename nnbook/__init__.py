@@ -6,7 +6,7 @@ Each module belongs to a chapter or to the machinery around the chapters and is 
 
     nnbook.neurons.softplus(x)
 
-torch is needed only by ``verify``, ``references`` and the twins of ``training``, matplotlib only by ``plots``; they are
+torch is needed only by ``verify``, ``references``, ``twins`` and ``training``, matplotlib only by ``plots``; they are
 imported when a function needs them.
 """
 
@@ -25,7 +25,9 @@ __all__ = [
     "plots",
     "references",
     "regularization",
+    "rnn",
     "training",
+    "twins",
     "verify",
 ]
 
@@ -40,7 +42,9 @@ if TYPE_CHECKING:
         plots,
         references,
         regularization,
+        rnn,
         training,
+        twins,
         verify,
     )
 

@@ -40,7 +40,7 @@ def embedding(tokens, weight, *, padding_idx=None):
     Args:
         tokens: (...) integers from 0 to K - 1.
         weight: (K, D), one vector for each of the K tokens.
-        padding_idx: a token whose vector gets no gradient.
+        padding_idx: a token whose vector gets no gradient, so that training leaves it as it is.
 
     Returns:
         (..., D).
@@ -68,7 +68,7 @@ def embedding_vjp(dy, saved, tokens, weight, *, padding_idx=None):
     if tokens.size:
         order = np.argsort(tokens, kind="stable")  # equal tokens side by side, so that their rows are one sum
         rows, starts = np.unique(tokens[order], return_index=True)
-        dweight[rows] = np.add.reduceat(dy.reshape(tokens.size, -1)[order], starts, axis=0)
+        dweight[rows] = np.add.reduceat(dy.reshape(tokens.size, weight.shape[1])[order], starts, axis=0)
     if padding_idx is not None:
         dweight[padding_idx] = 0
     return None, dweight
@@ -358,7 +358,7 @@ def _from_inputs(x, weight_ih, bias_ih, bias_hh, dtype, factor=None):
         weight_ih, bias = weight_ih * factor[:, None], bias * factor
     T, N, D = x.shape
     z = np.empty((T, N, len(weight_ih)), dtype)
-    np.matmul(x.reshape(T * N, D), weight_ih.T, out=z.reshape(T * N, -1))
+    np.matmul(x.reshape(T * N, D), weight_ih.T, out=z.reshape(T * N, len(weight_ih)))
     if bias_ih is not None or bias_hh is not None:
         z += bias
     return z
@@ -382,7 +382,7 @@ def _arrive(dh, dy, mask, t):
 def _gradients(dz, da, before, x, dstates, states, weight_ih, reverse, inner=None):
     """Cotangents of all arguments from ``dz``, those of ``W_ih x + b_ih``, and ``da``, those of ``W_hh h + b_hh``."""
     T, N, D = x.shape
-    rows, hidden = dz.reshape(T * N, -1), da.reshape(T * N, -1)
+    rows, hidden = (d.reshape(T * N, d.shape[2]) for d in (dz, da))
     H = before.shape[2]
 
     def dweight_hh():
@@ -588,7 +588,7 @@ def cell_of(params: Tree) -> str:
     Raises:
         ValueError: the weights are those of no known cell.
     """
-    shape = params["weight_hh_l0"].shape if "weight_hh_l0" in params else ()
+    shape: tuple[int, ...] = np.shape(params.get("weight_hh_l0", 0))
     for cell, gates in GATES.items():
         if len(shape) == 2 and shape[0] == gates * shape[1]:
             return cell
@@ -640,22 +640,23 @@ def recurrent(
         raise ValueError(f"recurrent: {len(dropout_masks)} dropout masks for {layers} layers, expected {layers - 1}")
     if batch_first:
         x, mask = x.transpose(1, 0, 2), None if mask is None else np.transpose(mask)
-    states = (state,) if cell != "lstm" else (None, None) if state is None else state
+    states: tuple[Any, ...] = (state,) if cell != "lstm" else (None, None) if state is None else state
     expected = (layers * len(ends), x.shape[1], params["weight_hh_l0"].shape[1])
     if any(s is not None and s.shape != expected for s in states):
         raise ValueError(f"recurrent: states of shape {[s.shape for s in states]}, expected {expected}")
-    options: dict[str, Any] = {"rnn": {"nonlinearity": nonlinearity}, "gru": {"reset_after": reset_after}, "lstm": {}}[
-        cell
-    ]
+    known: dict[str, tuple[Any, dict[str, Any]]] = {
+        "rnn": (rnn, {"nonlinearity": nonlinearity}),
+        "gru": (gru, {"reset_after": reset_after}),
+        "lstm": (lstm, {}),
+    }
+    layer_of, options = known[cell]
     final: list[list[Any]] = []
     for layer in range(layers):
         outputs = []
         for end in ends:
             start = [None if s is None else s[len(final)] for s in states]
             weights = [params.get(f"{name}_l{layer}{end}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-            y = {"rnn": rnn, "gru": gru, "lstm": lstm}[cell](
-                x, *start, *weights, mask, reverse=end == "_reverse", **options
-            )
+            y = layer_of(x, *start, *weights, mask, reverse=end == "_reverse", **options)
             steps = x.shape[0]
             outputs.append(y[:steps])
             final.append([y[k : k + 1] for k in range(steps, steps + len(states))])
@@ -664,6 +665,56 @@ def recurrent(
             x = dropout(x, dropout_masks[layer], p=p)
     ended = tuple(concatenate(*parts) if len(parts) > 1 else parts[0] for parts in zip(*final, strict=True))
     return x.transpose(1, 0, 2) if batch_first else x, ended if cell == "lstm" else ended[0]
+
+
+def recurrent_classifier_init(
+    rng: Rng,
+    cell: str,
+    input_size: int,
+    hidden_size: int,
+    outputs: int,
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    forget_bias: float | None = None,
+    dtype=np.float32,
+) -> Tree:
+    """Parameters of :func:`recurrent_classifier`: ``{"rnn": {...}, "linear": {"weight", "bias"}}``.
+
+    Args:
+        rng: source of chance.
+        outputs: classes, or numbers to predict.
+        cell, input_size, hidden_size, num_layers, bidirectional, forget_bias, dtype: of :func:`recurrent_init`.
+
+    Raises:
+        ValueError: as :func:`recurrent_init`.
+    """
+    options: dict[str, Any] = {"num_layers": num_layers, "bidirectional": bidirectional, "forget_bias": forget_bias}
+    return {
+        "rnn": recurrent_init(rng, cell, input_size, hidden_size, dtype=dtype, **options),
+        "linear": linear_init(rng, hidden_size * (1 + bidirectional), outputs, dtype=dtype),
+    }
+
+
+def recurrent_classifier(params: Tree, x, mask=None):
+    """Read a whole sequence, then answer once, from the last layer's final hidden states.
+
+    Args:
+        params: from :func:`recurrent_classifier_init`.
+        x: (T, N, D).
+        mask: (T, N) bool, False where padded.
+
+    Returns:
+        (N, outputs): logits, or predicted numbers.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    _, state = recurrent(params["rnn"], x, None, mask)
+    h = state[0] if cell_of(params["rnn"]) == "lstm" else state
+    ends = 1 + ("weight_hh_l0_reverse" in params["rnn"])
+    last = h[h.shape[0] - 1] if ends == 1 else concatenate(h[h.shape[0] - 2], h[h.shape[0] - 1], axis=1)
+    return linear(last, params["linear"]["weight"], params["linear"]["bias"])
 
 
 def length_mask(lengths, steps: int | None = None) -> Array:
