@@ -116,8 +116,8 @@ def rnn(x, h0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None, *, n
         raise ValueError(f"rnn: nonlinearity must be 'tanh' or 'relu', not {nonlinearity!r}")
     (hs,) = _states("rnn", 1, x, {"h0": h0}, weight_ih, weight_hh, bias_ih, bias_hh, mask)
     x, mask = _in_order(x, mask, reverse)
-    z = _from_inputs(x, weight_ih, bias_ih, bias_hh, hs.dtype)
-    W = np.ascontiguousarray(weight_hh.T)
+    W = _by_gate(weight_hh, 1)[0]
+    (z,) = _from_inputs(x, weight_ih, bias_ih, bias_hh, hs)
     for t in range(len(x)):
         z[t] += hs[t] @ W
         hs[t + 1] = np.tanh(z[t]) if nonlinearity == "tanh" else np.maximum(z[t], 0)
@@ -138,7 +138,7 @@ def rnn_vjp(
         dh, passed = _arrive(dh, dy[t], mask, t)
         dz[t] = dh * (1 - hs[t + 1] ** 2) if nonlinearity == "tanh" else np.where(hs[t + 1] > 0, dh, 0)
         dh = dz[t] @ weight_hh + passed
-    return _gradients(dz, dz, hs[:-1], x, (dh,), (h0,), weight_ih, reverse)
+    return _gradients(dz[None], dz[None], hs[:-1], x, (dh,), (h0,), weight_ih, reverse)
 
 
 @primitive
@@ -169,18 +169,17 @@ def lstm(x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None,
     """
     hs, cs = _states("lstm", 4, x, {"h0": h0, "c0": c0}, weight_ih, weight_hh, bias_ih, bias_hh, mask)
     x, mask = _in_order(x, mask, reverse)
-    H = hs.shape[2]
     # sigmoid(a) = tanh(a / 2) / 2 + 1/2, so that one call of tanh serves all four gates.
-    half = np.repeat(np.array([0.5, 0.5, 1, 0.5], hs.real.dtype), H)
-    z = _from_inputs(x, weight_ih, bias_ih, bias_hh, hs.dtype, half)
-    W = np.ascontiguousarray((weight_hh * half[:, None]).T)
+    half = np.array([0.5, 0.5, 1, 0.5], hs.real.dtype)[:, None, None]
+    W = _by_gate(weight_hh, 4) * half
+    z = _from_inputs(x, weight_ih, bias_ih, bias_hh, hs, half)
     for t in range(len(x)):
-        gates = z[t]
+        gates = z[:, t]
         gates += hs[t] @ W
         np.tanh(gates, out=gates)
         gates *= half
         gates += 1 - half
-        i, f, g, o = (gates[:, k : k + H] for k in range(0, 4 * H, H))
+        i, f, g, o = gates
         np.multiply(f, cs[t], out=cs[t + 1])
         cs[t + 1] += i * g
         np.multiply(o, np.tanh(cs[t + 1]), out=hs[t + 1])
@@ -196,27 +195,21 @@ def lstm_vjp(dy, saved, x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=N
     z, hs, cs = saved
     dy, dh, dc = _flipped(dy[:-2], reverse), dy[-2], dy[-1]
     x, mask = _in_order(x, mask, reverse)
-    H = hs.shape[2]
+    W = weight_hh.reshape(4, hs.shape[2], hs.shape[2])
     dz = np.empty_like(z)
-    slope = np.empty_like(z[0])
     for t in reversed(range(len(x))):
         dh, passed = _arrive(dh, dy[t], mask, t)
         dc, kept = _arrive(dc, 0, mask, t)
-        i, f, g, o = (z[t][:, k : k + H] for k in range(0, 4 * H, H))
-        di, df, dg, do = (dz[t][:, k : k + H] for k in range(0, 4 * H, H))
+        i, f, g, o = z[:, t]
+        di, df, dg, do = dz[:, t]
         tanh_c = np.tanh(cs[t + 1])
-        np.multiply(dh, tanh_c, out=do)
-        tanh_c *= tanh_c
-        dc = dc + dh * o * (1 - tanh_c)
-        np.multiply(dc, g, out=di)
-        np.multiply(dc, cs[t], out=df)
-        np.multiply(dc, i, out=dg)
-        np.multiply(z[t], z[t], out=slope)
-        np.subtract(z[t], slope, out=slope)  # s (1 - s) for the gates,
-        slope[:, 2 * H : 3 * H] += 1 - g  # 1 - g^2 for the candidate
-        dz[t] *= slope
+        dc = dc + dh * o * (1 - tanh_c * tanh_c)
+        np.multiply(dc * g, i * (1 - i), out=di)
+        np.multiply(dc * cs[t], f * (1 - f), out=df)
+        np.multiply(dc * i, 1 - g * g, out=dg)
+        np.multiply(dh * tanh_c, o * (1 - o), out=do)
         dc = dc * f + kept
-        dh = dz[t] @ weight_hh + passed
+        dh = (dz[:, t] @ W).sum(0) + passed
     return _gradients(dz, dz, hs[:-1], x, (dh, dc), (h0, c0), weight_ih, reverse)
 
 
@@ -249,30 +242,27 @@ def gru(x, h0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None, *, r
     """
     (hs,) = _states("gru", 3, x, {"h0": h0}, weight_ih, weight_hh, bias_ih, bias_hh, mask)
     x, mask = _in_order(x, mask, reverse)
-    H = hs.shape[2]
-    b = np.zeros(3 * H, hs.dtype) if bias_hh is None else bias_hh
-    outside = b if not reset_after else np.concatenate([b[: 2 * H], np.zeros(H, b.dtype)])
-    z = _from_inputs(x, weight_ih, bias_ih, outside, hs.dtype)
-    W = np.ascontiguousarray(weight_hh.T)
-    inner = np.empty_like(hs[1:])  # what the candidate hears of the state, before the reset or after it
+    W = _by_gate(weight_hh, 3)
+    b = np.zeros((3, 1, hs.shape[2]), hs.dtype) if bias_hh is None else bias_hh.reshape(3, 1, hs.shape[2])
+    z = _from_inputs(x, weight_ih, bias_ih, None, hs)
+    inner = np.empty_like(hs[1:])  # what the candidate hears of the state: after the reset, or before it
     for t in range(len(x)):
-        gates, n = z[t][:, : 2 * H], z[t][:, 2 * H :]
+        gates, n = z[:2, t], z[2, t]
         if reset_after:
-            heard = hs[t] @ W
-            gates += heard[:, : 2 * H]
-            np.add(heard[:, 2 * H :], b[2 * H :], out=inner[t])
+            *heard, inner[t] = hs[t] @ W + b
         else:
-            gates += hs[t] @ W[:, : 2 * H]
-        gates *= 0.5
+            heard = hs[t] @ W[:2] + b[:2]
+        gates += heard
+        gates *= 0.5  # sigmoid(a) = tanh(a / 2) / 2 + 1/2
         np.tanh(gates, out=gates)
         gates *= 0.5
         gates += 0.5
-        r, update = gates[:, :H], gates[:, H:]
+        r, update = gates
         if reset_after:
             n += r * inner[t]
         else:
             np.multiply(r, hs[t], out=inner[t])
-            n += inner[t] @ W[:, 2 * H :]
+            n += inner[t] @ W[2] + b[2]
         np.tanh(n, out=n)
         np.multiply(update, hs[t] - n, out=hs[t + 1])
         hs[t + 1] += n
@@ -289,24 +279,24 @@ def gru_vjp(
     z, inner, hs = saved
     dy, dh = _flipped(dy[:-1], reverse), dy[-1]
     x, mask = _in_order(x, mask, reverse)
-    H = hs.shape[2]
+    W = weight_hh.reshape(3, hs.shape[2], hs.shape[2])
     dz = np.empty_like(z)  # by what comes from the input
     da = np.empty_like(z) if reset_after else dz  # by what comes from the state
     for t in reversed(range(len(x))):
         dh, passed = _arrive(dh, dy[t], mask, t)
-        r, update, n = (z[t][:, k : k + H] for k in range(0, 3 * H, H))
-        dr, dupdate, dn = (dz[t][:, k : k + H] for k in range(0, 3 * H, H))
+        r, update, n = z[:, t]
+        dr, dupdate, dn = dz[:, t]
         np.multiply(dh * (hs[t] - n), update * (1 - update), out=dupdate)
         np.multiply(dh * (1 - update), 1 - n * n, out=dn)
         if reset_after:
             np.multiply(dn * inner[t], r * (1 - r), out=dr)
-            da[t] = dz[t]
-            da[t][:, 2 * H :] *= r
-            dh = dh * update + da[t] @ weight_hh + passed
+            da[:2, t] = dz[:2, t]
+            np.multiply(dn, r, out=da[2, t])
+            dh = dh * update + (da[:, t] @ W).sum(0) + passed
         else:
-            d_inner = dn @ weight_hh[2 * H :]
+            d_inner = dn @ W[2]
             np.multiply(d_inner * hs[t], r * (1 - r), out=dr)
-            dh = dh * update + d_inner * r + dz[t][:, : 2 * H] @ weight_hh[: 2 * H] + passed
+            dh = dh * update + d_inner * r + (dz[:2, t] @ W[:2]).sum(0) + passed
     return _gradients(dz, da, hs[:-1], x, (dh,), (h0,), weight_ih, reverse, None if reset_after else inner)
 
 
@@ -349,19 +339,21 @@ def _in_order(x, mask, reverse):
     return _flipped(x, reverse), None if mask is None else _flipped(mask, reverse)[:, :, None]
 
 
-def _from_inputs(x, weight_ih, bias_ih, bias_hh, dtype, factor=None):
-    """``factor (W_ih x_t + b_ih + b_hh)`` for all steps in one product, (T, N, rows of W_ih)."""
-    bias: Any = 0
-    for b in (bias_ih, bias_hh):
-        bias = bias if b is None else bias + b
-    if factor is not None:
-        weight_ih, bias = weight_ih * factor[:, None], bias * factor
+def _by_gate(weight, gates):
+    """Weights (gates H, D) as a stack of matrices (gates, D, H): a row of inputs times one of them is a gate."""
+    return np.ascontiguousarray(weight.reshape(gates, len(weight) // gates, weight.shape[1]).swapaxes(1, 2))
+
+
+def _from_inputs(x, weight_ih, bias_ih, bias_hh, hs, factor=1):
+    """``factor (W_ih x_t + b_ih + b_hh)`` for all steps at once, gate by gate: (gates, T, N, H)."""
     T, N, D = x.shape
-    z = np.empty((T, N, len(weight_ih)), dtype)
-    np.matmul(x.reshape(T * N, D), weight_ih.T, out=z.reshape(T * N, len(weight_ih)))
-    if bias_ih is not None or bias_hh is not None:
-        z += bias
-    return z
+    gates = len(weight_ih) // hs.shape[2]
+    z = np.empty((gates, T * N, hs.shape[2]), hs.dtype)
+    np.matmul(x.reshape(T * N, D), _by_gate(weight_ih, gates) * factor, out=z)
+    biases = [b.reshape(gates, 1, hs.shape[2]) for b in (bias_ih, bias_hh) if b is not None]
+    if biases:
+        z += sum(biases) * factor
+    return z.reshape(gates, T, N, hs.shape[2])
 
 
 def _stacked(mask, reverse, hs, *cs):
@@ -382,22 +374,22 @@ def _arrive(dh, dy, mask, t):
 def _gradients(dz, da, before, x, dstates, states, weight_ih, reverse, inner=None):
     """Cotangents of all arguments from ``dz``, those of ``W_ih x + b_ih``, and ``da``, those of ``W_hh h + b_hh``."""
     T, N, D = x.shape
-    rows, hidden = (d.reshape(T * N, d.shape[2]) for d in (dz, da))
-    H = before.shape[2]
+    gates, _, _, H = dz.shape
+    rows, hidden = dz.reshape(gates, T * N, H), da.reshape(gates, T * N, H)
 
     def dweight_hh():
-        before_rows = before.reshape(T * N, H)
-        if inner is None:
-            return hidden.T @ before_rows
-        return np.concatenate([hidden[:, : 2 * H].T @ before_rows, hidden[:, 2 * H :].T @ inner.reshape(T * N, H)])
+        dW = hidden.swapaxes(1, 2) @ before.reshape(T * N, H)
+        if inner is not None:
+            dW[2] = hidden[2].T @ inner.reshape(T * N, H)
+        return dW.reshape(gates * H, H)
 
     return (
-        lambda: _flipped((rows @ weight_ih).reshape(T, N, D), reverse),
+        lambda: _flipped((rows @ weight_ih.reshape(gates, H, D)).sum(0).reshape(T, N, D), reverse),
         *(None if state is None else d for d, state in zip(dstates, states, strict=True)),
-        lambda: rows.T @ x.reshape(T * N, D),
+        lambda: (rows.swapaxes(1, 2) @ x.reshape(T * N, D)).reshape(gates * H, D),
         dweight_hh,
-        lambda: rows.sum(0),
-        lambda: hidden.sum(0),
+        lambda: rows.sum(1).reshape(gates * H),
+        lambda: hidden.sum(1).reshape(gates * H),
         None,
     )
 

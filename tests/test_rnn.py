@@ -428,7 +428,7 @@ def reference_named(op):
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
 def test_padding_does_not_matter(cell, reverse, rng):
-    """Whatever stands in the padding, nan included, neither outputs nor states nor gradients change."""
+    """Whatever number stands in the padding, neither outputs nor states nor gradients change."""
     T, N, D, H = 5, 3, 2, 3
     x, weights = rng.normal(size=(T, N, D)), weights_of(cell, rng, D, H)
     start = rng.normal(size=(STATES[cell], N, H))
