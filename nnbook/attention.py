@@ -10,8 +10,8 @@ features, and with its heads apart (B, H, T, d)::
     value, grads = value_and_grad(gpt_loss)(params, tokens[:, :-1], tokens[:, 1:], n_head=4)
     more = generate(params, tokens[0], n_head=4, length=100, rng=rng, temperature=0.8)
 
-Two conventions meet here, and both are PyTorch's. Where a boolean mask stands beside queries and keys, *true means: takes
-part*. Where it is an argument of :func:`multi_head_attention` or of a transformer layer, *true means: left out*.
+Two conventions meet here, and both are PyTorch's. Where a boolean mask stands beside queries and keys, *true means:
+takes part*. Where it is an argument of :func:`multi_head_attention` or of a transformer layer, *true means: left out*.
 """
 
 from __future__ import annotations
@@ -266,7 +266,7 @@ def _softmax_rows(s, mask=None):
 
 
 def attention_weights(q, k, mask=None, *, is_causal: bool = False, scale: float | None = None):
-    """The weights with which :func:`scaled_dot_product_attention` averages, for looking at (:eq:`eq-attention_weights`).
+    """The weights by which :func:`scaled_dot_product_attention` averages, to look at (:eq:`eq-attention_weights`).
 
     Arguments and errors are as there.
 
@@ -700,7 +700,8 @@ def rope(x, *, base=10000.0, offset=0):
     """
     if x.ndim < 2:
         raise ValueError(f"rope: x must have shape (..., T, d), not {x.shape}")
-    angles = _angles(*x.shape[-2:], base, offset, "rope")
+    T, d = x.shape[-2:]
+    angles = _angles(T, d, base, offset, "rope")
     turn = np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype)
     return _turned(x, *turn), turn
 

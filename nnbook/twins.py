@@ -22,9 +22,9 @@ def gpt_twin(*, vocab_size: int, context: int, n_layer: int, n_head: int, n_embd
             self.c_proj = nn.Linear(n_embd, n_embd)
 
         def forward(self, x):
-            heads = (z.unflatten(-1, (n_head, -1)).transpose(1, 2) for z in self.c_attn(x).chunk(3, -1))
-            y = nn.functional.scaled_dot_product_attention(*heads, is_causal=True)
-            return self.c_proj(y.transpose(1, 2).flatten(-2))
+            q, k, v = (z.unflatten(-1, (n_head, -1)).transpose(-3, -2) for z in self.c_attn(x).chunk(3, -1))
+            y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return self.c_proj(y.transpose(-3, -2).flatten(-2))
 
     class Perceptron(nn.Module):
         def __init__(self):
