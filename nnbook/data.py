@@ -1,4 +1,4 @@
-"""The data of the book: handwritten digits, synthetic sets and one natural time series.
+"""The data of the book: handwritten digits, synthetic sets, one natural time series and one text.
 
 Three sizes of digits: :func:`digits` (1,797 images of 8x8, runs in seconds), :func:`mnist_subset` (12,000 images that
 come with the package) and :func:`mnist` (70,000 images, downloaded once or read from a directory of yours). Images are
@@ -18,6 +18,7 @@ import datetime
 import gzip
 import hashlib
 import io
+import itertools
 import math
 import os
 import zipfile
@@ -258,8 +259,7 @@ def split_indices(
         ValueError: as :func:`split`.
     """
     _check_rng(rng)
-    if len(fractions) == 0 or min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-9):
-        raise ValueError(f"fractions must be positive and add up to 1, not {tuple(fractions)}")
+    _check_fractions(fractions)
     labels = np.zeros(count, int) if classes is None else np.asarray(classes)
     if labels.shape != (count,):
         raise ValueError(f"classes have shape {labels.shape}, expected {(count,)}")
@@ -280,6 +280,11 @@ def split_indices(
         parts.append(rng.permutation(np.concatenate([m[:t] for m, t in zip(members, take, strict=True)])))
         members = [m[t:] for m, t in zip(members, take, strict=True)]
     return parts
+
+
+def _check_fractions(fractions: Sequence[float]) -> None:
+    if len(fractions) == 0 or min(fractions) <= 0 or not math.isclose(sum(fractions), 1, abs_tol=1e-9):
+        raise ValueError(f"fractions must be positive and add up to 1, not {tuple(fractions)}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -488,6 +493,60 @@ def sunspots() -> tuple[Array, Array]:
     lines = (_embedded() / "sunspots.csv").read_text(encoding="ascii").splitlines()
     rows = [line.split(",") for line in lines if not line.startswith("#")][1:]
     return np.array([int(year) for year, _ in rows], np.int64), np.array([float(s) for _, s in rows], np.float32)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Text
+# ---------------------------------------------------------------------------------------------------------------------
+
+TOPICS_SHA256 = "30bc2a12cc71a71baf9507b100f0b804c23ddaf3f72c8c4ac47e11f3b9b6566e"
+"""Of the bytes of the text behind :func:`python_topics`, in UTF-8."""
+
+
+def python_topics() -> str:
+    """Help texts of the Python language, 377,090 characters of English and of code, which come with the package.
+
+    They are the topics of ``pydoc_data`` of Python 3.11.7, frozen by ``tools/make_python_topics.py``, because every
+    version of Python has others. The topics repeat each other; a paragraph that occurs in several of them is kept only
+    once, so that :func:`text_split` does not put into the test set what the training set has. Take the vocabulary
+    from the whole: one character, the degree sign, occurs in the test part alone. The text belongs to the
+    Python Software Foundation, under the PSF License Version 2, which stands beside it.
+
+    Raises:
+        OSError: the file is missing or damaged.
+    """
+    advice = "install nnbook again (or check out nnbook/_data again)"
+    try:
+        content = gzip.decompress((_embedded() / "python_topics.txt.gz").read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"python_topics.txt.gz is missing from the package; {advice}") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise OSError(f"python_topics.txt.gz is damaged ({error}); {advice}") from None
+    if _sha256(content) != TOPICS_SHA256:
+        raise OSError(f"python_topics.txt.gz holds another text than it should; {advice}")
+    return content.decode("utf-8")
+
+
+def text_split(text: str, *, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> list[str]:
+    """Cut a text into contiguous parts, in this order: training, validation and test text, for example.
+
+    Characters dealt out at random would put the neighbours of every test character into the training set.
+
+    Args:
+        text: a string, or any sequence that can be sliced, such as an array of tokens.
+        fractions: size of each part; they add up to 1.
+
+    Returns:
+        One part for every fraction; put together they are the whole.
+
+    Raises:
+        ValueError: fractions that are not positive or do not add up to 1; a part that would be empty.
+    """
+    _check_fractions(fractions)
+    cuts = [round(math.fsum(fractions[:k]) * len(text)) for k in range(len(fractions) + 1)]
+    if any(start == end for start, end in itertools.pairwise(cuts)):
+        raise ValueError(f"a text of {len(text)} is too short for the fractions {tuple(fractions)}")
+    return [text[start:end] for start, end in itertools.pairwise(cuts)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

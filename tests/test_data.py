@@ -496,6 +496,73 @@ def test_sunspots_are_the_copy_of_statsmodels():
     assert np.array_equal(numbers, datasets.sunspots.load_pandas().endog.to_numpy(np.float32))
 
 
+def test_python_topics_are_frozen():
+    text = data.python_topics()
+    assert len(text) == 377090
+    assert hashlib.sha256(text.encode()).hexdigest() == data.TOPICS_SHA256
+    assert len(set(text)) == 103
+    assert 'The "assert" statement\n' in text
+    assert (data._embedded() / "python_topics.txt.gz").stat().st_size < 120e3
+
+
+def test_no_paragraph_of_the_topics_occurs_twice():
+    words = [" ".join(paragraph.split()) for paragraph in data.python_topics().split("\n\n")]
+    long = [w for w in words if len(w) >= 40]
+    assert len(long) == len(set(long)) > 1000
+
+
+def test_the_test_part_of_the_topics_is_not_in_the_training_part():
+    train, _, test = data.text_split(data.python_topics())
+    places = range(0, len(test) - 80, 40)
+    assert sum(test[i : i + 80] in train for i in places) < 0.01 * len(places)
+    assert set(test) - set(train) == {chr(176)}  # the degree sign
+
+
+def test_the_topics_carry_their_licence():
+    text = (data._embedded() / "LICENSE-python-topics.txt").read_text(encoding="utf-8")
+    for name in ("PYTHON SOFTWARE FOUNDATION LICENSE VERSION 2", "2023 Python Software Foundation", "Changes", "AS IS"):
+        assert name in text
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda whole: None, "missing from the package; install nnbook again"),
+        (lambda whole: whole[: len(whole) // 2], "is damaged .*install nnbook again"),
+        (lambda whole: b"", "holds another text .*install nnbook again"),
+        (lambda whole: whole[:5000] + bytes([whole[5000] ^ 255]) + whole[5001:], "is damaged .*install nnbook again"),
+        (lambda whole: gzip.compress(gzip.decompress(whole)[:-1]), "holds another text .*install nnbook again"),
+    ],
+    ids=["missing", "half", "empty", "flipped bit", "a character less"],
+)
+def test_a_damaged_text_says_what_to_do(damage, message, tmp_path, monkeypatch):
+    content = damage((data._embedded() / "python_topics.txt.gz").read_bytes())
+    if content is not None:
+        (tmp_path / "python_topics.txt.gz").write_bytes(content)
+    monkeypatch.setattr(data, "_embedded", lambda: tmp_path)
+    with pytest.raises(OSError, match=message):
+        data.python_topics()
+
+
+@given(st.integers(20, 400), st.lists(st.integers(1, 5), min_size=1, max_size=4))
+def test_a_text_is_cut_into_contiguous_parts(length, weights):
+    fractions = [w / sum(weights) for w in weights]
+    text = "".join(chr(65 + i % 26) for i in range(length))
+    parts = data.text_split(text, fractions=fractions)
+    assert "".join(parts) == text
+    assert all(abs(len(p) - f * length) <= 1 for p, f in zip(parts, fractions, strict=True))
+
+
+def test_the_parts_of_the_topics():
+    train, validation, test = data.text_split(data.python_topics())
+    assert (len(train), len(validation), len(test)) == (301672, 37709, 37709)
+    tokens = np.arange(10)
+    assert [part.tolist() for part in data.text_split(tokens, fractions=(0.5, 0.5))] == [
+        [0, 1, 2, 3, 4],
+        [5, 6, 7, 8, 9],
+    ]
+
+
 @given(st.integers(1, 20), st.integers(2, 40), st.integers(0, 3))
 def test_adding_marks_one_number_in_each_half(n, length, seed):
     x, y = data.adding(n, length, rng=rng(seed))
@@ -585,6 +652,8 @@ def test_dates_keep_to_their_years():
         (lambda: data.copying(3, 1, rng=rng(), items=0), "items and symbols"),
         (lambda: data.reversal(3, 1, rng=rng(), symbols=0), "symbols must be at least 1"),
         (lambda: data.reversal(3, 1, rng=None), "rng must be"),
+        (lambda: data.text_split("ab"), "too short for the fractions"),
+        (lambda: data.text_split("abcdef", fractions=(0.5, 0.6)), "add up to 1"),
         (lambda: data.dates(3, rng=rng(), first=1900), "1950 to 2049, not 1900 to 2049"),
     ],
 )
