@@ -22,10 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from nnbook.backprop import concatenate, flatten, getitem, matmul, primitive, sqrt, sum, transpose, unbroadcast
+from nnbook.backprop import concatenate, flatten, matmul, primitive, sqrt, transpose, unbroadcast
 from nnbook.losses import cross_entropy
 from nnbook.neurons import gelu, linear, linear_init, relu, softmax, tanh
 from nnbook.regularization import layer_norm, layer_norm_init, xavier_uniform
+from nnbook.rnn import embedding, sample
 
 Array = np.ndarray
 Tree = Any
@@ -91,7 +92,7 @@ def cosine_score(q, k, *, eps: float = 1e-8):
 
 
 def _unit(x, eps):
-    squares = sum(x * x, axis=-1, keepdims=True)
+    squares = (x * x).sum(axis=-1, keepdims=True)
     return x / sqrt(np.maximum(squares, float(eps) ** 2))
 
 
@@ -322,23 +323,23 @@ def scaled_dot_product_attention(q, k, v, mask=None, *, is_causal=False, scale=N
                 _hide_future(p, rows)
             _softmax_rows(p, None if mask is None else mask[i][rows, :n])
             np.matmul(p, v[i][:n], out=y[i][rows])
-    return y, (y, weights)
+    return y, weights
 
 
 @scaled_dot_product_attention.defvjp
 def scaled_dot_product_attention_vjp(dy, saved, q, k, v, mask=None, *, is_causal=False, scale=None):
-    """:eq:`eq-scaled_dot_product_attention-vjp`. The sum over the keys in the softmax's VJP is ``dy y``, row by row."""
-    y, weights = saved
+    """:eq:`eq-scaled_dot_product_attention-vjp`: through the average, the softmax and the two products."""
+    weights = saved
     lead, scale = weights.shape[:-2], _scale(scale, q)
     shapes = q.shape, k.shape, v.shape
     q, k, v = (_broadcast(a, lead) for a in (q, k, v))
-    dq, dk, dv = (np.zeros(a.shape, y.dtype) for a in (q, k, v))
+    dq, dk, dv = (np.zeros(a.shape, weights.dtype) for a in (q, k, v))
     for i in np.ndindex(lead):
-        for rows, n in _rows_and_keys(y.shape[-2], k.shape[-2], is_causal):
+        for rows, n in _rows_and_keys(q.shape[-2], k.shape[-2], is_causal):
             p, g = weights[i][rows, :n], np.ascontiguousarray(dy[i][rows])
             dv[i][:n] += p.T @ g
             ds = g @ v[i][:n].T
-            ds -= np.einsum("ij,ij->i", g, y[i][rows])[:, None]
+            ds -= np.einsum("ij,ij->i", ds, p)[:, None]
             ds *= p
             np.matmul(ds, k[i][:n], out=dq[i][rows])
             dk[i][:n] += ds.T @ q[i][rows]
@@ -346,7 +347,7 @@ def scaled_dot_product_attention_vjp(dy, saved, q, k, v, mask=None, *, is_causal
     dk *= scale
 
     def dmask():
-        ds = weights * (dy @ v.swapaxes(-1, -2) - (dy * y).sum(-1, keepdims=True))
+        ds, _ = masked_softmax_vjp(dy @ v.swapaxes(-1, -2), weights, None)
         return unbroadcast(ds, mask.shape)
 
     return *map(unbroadcast, (dq, dk, dv), shapes), None if mask is None else dmask
@@ -446,7 +447,10 @@ def blockwise_attention(q, k, v, *, is_causal=False, scale=None, block_size=128)
 
 @blockwise_attention.defvjp
 def blockwise_attention_vjp(dy, saved, q, k, v, *, is_causal=False, scale=None, block_size=128):
-    """:eq:`eq-blockwise_attention-vjp`: the weights once more, block by block, then the VJP of attention."""
+    """:eq:`eq-blockwise_attention-vjp`: the weights once more, block by block, then the VJP of attention.
+
+    The sum over all keys in the VJP of softmax is the inner product of ``dy`` and ``y``, row by row.
+    """
     y, log_sum = saved
     lead, scale = y.shape[:-2], _scale(scale, q)
     shapes = q.shape, k.shape, v.shape
@@ -1043,7 +1047,7 @@ def translator_decode(params: Tree, target, memory, *, nhead: int, left_out=None
 
 
 def _with_positions(weight, tokens):
-    return _embed(weight, tokens) + sinusoidal_positions(np.shape(tokens)[-1], weight.shape[1], dtype=weight.dtype)
+    return embedding(tokens, weight) + sinusoidal_positions(np.shape(tokens)[-1], weight.shape[1], dtype=weight.dtype)
 
 
 def translate(
@@ -1189,7 +1193,7 @@ def _gpt(params, tokens, cache, n_head, need_weights=False, ablate=()):
     if seen + T > context:
         raise ValueError(f"gpt: {seen + T} tokens are more than the context of {context}")
     _check_heads(ablate, len(params["h"]), n_head)
-    x = _embed(params["wte"]["weight"], tokens) + params["wpe"]["weight"][seen : seen + T]
+    x = embedding(tokens, params["wte"]["weight"]) + params["wpe"]["weight"][seen : seen + T]
     blocks, all_weights = {}, []
     for i, block in params["h"].items():
         silent = [head for layer, head in ablate if layer == int(i)]
@@ -1224,13 +1228,6 @@ def _check_heads(ablate, n_layer, n_head):
     for layer, head in ablate:
         if not (0 <= layer < n_layer and 0 <= head < n_head):
             raise ValueError(f"gpt: there is no head {head} in layer {layer} of {n_layer} layers of {n_head} heads")
-
-
-def _embed(weight, tokens):
-    tokens = np.asarray(tokens)
-    if tokens.dtype.kind not in "iu" or ((tokens < 0) | (tokens >= weight.shape[0])).any():
-        raise ValueError(f"tokens must be integers from 0 to {weight.shape[0] - 1}, not {tokens}")
-    return getitem(weight, index=tokens)
 
 
 def gpt_loss(params: Tree, x, y, *, n_head: int):
@@ -1393,16 +1390,13 @@ def generate(
 
 
 def _draw(rng, logits, temperature, top_k, top_p):
-    if temperature == 0:
-        return np.argmax(logits, -1)
-    logits = logits.astype(np.float64) / temperature
-    if top_k is not None:
-        logits = top_k_filter(logits, top_k)
-    if top_p is not None:
-        logits = top_p_filter(logits, top_p)
-    reached = np.cumsum(softmax(logits), -1)
-    u = rng.random(reached.shape[:-1]) * reached[..., -1]  # rounding may leave the last sum a little off 1
-    return (reached <= u[..., None]).sum(-1)
+    if temperature > 0:
+        logits, temperature = logits.astype(np.float64) / temperature, 1.0
+        if top_k is not None:
+            logits = top_k_filter(logits, top_k)
+        if top_p is not None:
+            logits = top_p_filter(logits, top_p)
+    return sample(rng, logits, temperature=temperature)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
