@@ -315,14 +315,13 @@ def scaled_dot_product_attention(q, k, v, mask=None, *, is_causal=False, scale=N
     y, weights = np.zeros((*lead, Tq, v.shape[-1]), dtype), np.zeros((*lead, Tq, Tk), dtype)
     q, k, v = (_broadcast(a, lead) for a in (q, k, v))
     mask = None if mask is None else np.broadcast_to(mask, weights.shape)
-    for i in np.ndindex(lead):  # head by head: its scores stay in the cache from the first product to the last
-        for rows, n in _rows_and_keys(Tq, Tk, is_causal):
-            p = weights[i][rows, :n]
-            np.matmul(q[i][rows] * scale, k[i][:n].T, out=p)
-            if is_causal:
-                _hide_future(p, rows)
-            _softmax_rows(p, None if mask is None else mask[i][rows, :n])
-            np.matmul(p, v[i][:n], out=y[i][rows])
+    for i, rows, n in _pieces(lead, Tq, Tk, is_causal):  # whose scores stay in the cache between the two products
+        p = weights[i][..., rows, :n]
+        np.matmul(q[i][..., rows, :] * scale, k[i][..., :n, :].swapaxes(-1, -2), out=p)
+        if is_causal:
+            _hide_future(p, rows)
+        _softmax_rows(p, None if mask is None else mask[i][..., rows, :n])
+        np.matmul(p, v[i][..., :n, :], out=y[i][..., rows, :])
     return y, weights
 
 
@@ -334,15 +333,14 @@ def scaled_dot_product_attention_vjp(dy, saved, q, k, v, mask=None, *, is_causal
     shapes = q.shape, k.shape, v.shape
     q, k, v = (_broadcast(a, lead) for a in (q, k, v))
     dq, dk, dv = (np.zeros(a.shape, weights.dtype) for a in (q, k, v))
-    for i in np.ndindex(lead):
-        for rows, n in _rows_and_keys(q.shape[-2], k.shape[-2], is_causal):
-            p, g = weights[i][rows, :n], np.ascontiguousarray(dy[i][rows])
-            dv[i][:n] += p.T @ g
-            ds = g @ v[i][:n].T
-            ds -= np.einsum("ij,ij->i", ds, p)[:, None]
-            ds *= p
-            np.matmul(ds, k[i][:n], out=dq[i][rows])
-            dk[i][:n] += ds.T @ q[i][rows]
+    for i, rows, n in _pieces(lead, q.shape[-2], k.shape[-2], is_causal):
+        p, g = weights[i][..., rows, :n], np.ascontiguousarray(dy[i][..., rows, :])
+        dv[i][..., :n, :] += p.swapaxes(-1, -2) @ g
+        ds = g @ v[i][..., :n, :].swapaxes(-1, -2)
+        ds -= np.einsum("...j,...j->...", ds, p)[..., None]
+        ds *= p
+        np.matmul(ds, k[i][..., :n, :], out=dq[i][..., rows, :])
+        dk[i][..., :n, :] += ds.swapaxes(-1, -2) @ q[i][..., rows, :]
     dq *= scale
     dk *= scale
 
@@ -353,19 +351,37 @@ def scaled_dot_product_attention_vjp(dy, saved, q, k, v, mask=None, *, is_causal
     return *map(unbroadcast, (dq, dk, dv), shapes), None if mask is None else dmask
 
 
-ROWS = 128
+ROWS, SCORES = 128, 2**16  # of a piece: measured, not derived
 
 
-def _rows_and_keys(Tq: int, Tk: int, is_causal: bool) -> Iterator[tuple[slice, int]]:
-    """Some queries at a time, with the number of keys that the last of them sees."""
-    for start in range(0, Tq, ROWS):
-        stop = min(start + ROWS, Tq)
-        yield slice(start, stop), min(stop, Tk) if is_causal else Tk
+def _pieces(lead, Tq: int, Tk: int, is_causal: bool) -> Iterator[tuple[tuple, slice, int]]:
+    """Some heads and some queries at a time, with the number of keys that the last of these queries sees."""
+    for heads in _heads(lead, min(Tq, ROWS) * Tk):
+        for rows in _slices(Tq, ROWS):
+            yield heads, rows, min(rows.stop, Tk) if is_causal else Tk
+
+
+def _heads(lead: tuple[int, ...], scores: int) -> Iterator[tuple]:
+    """Indices into the leading axes, each of as many heads as have together about 2^16 scores, or of one."""
+    whole = len(lead)
+    while whole and scores * lead[whole - 1] <= SCORES:
+        whole -= 1
+        scores *= lead[whole]
+    if not whole:
+        yield ()
+        return
+    for outer in np.ndindex(lead[: whole - 1]):
+        for some in _slices(lead[whole - 1], max(SCORES // scores, 1)):
+            yield *outer, some
+
+
+def _slices(T: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, T)) for start in range(0, T, size))
 
 
 def _hide_future(s, rows, first=0):
     """-inf where the key, the first of which is number ``first``, comes after the query."""
-    seen = causal_mask(*s.shape, offset=rows.start - first)
+    seen = causal_mask(*s.shape[-2:], offset=rows.start - first)
     np.copyto(s, -np.inf, where=~seen)
 
 
@@ -425,23 +441,22 @@ def blockwise_attention(q, k, v, *, is_causal=False, scale=None, block_size=128)
         raise ValueError(f"blockwise_attention: block_size must be at least 1, not {block_size}")
     q, k, v = (_broadcast(a, lead) for a in (q, k, v))
     y = np.zeros((*q.shape[:-1], v.shape[-1]), np.result_type(q, k, v, np.float16))
-    log_sum = np.zeros(q.shape[:-1], y.dtype)
-    for i in np.ndindex(lead):
-        for rows in _slices(q.shape[-2], block_size):
-            highest = np.full((len(q[i][rows]), 1), -np.inf, y.dtype)
-            total, mixed = np.zeros_like(highest), np.zeros_like(y[i][rows])
-            for keys in _keys_before(rows, k.shape[-2], block_size, is_causal):
-                s = _block_scores(q[i], k[i], rows, keys, scale, is_causal)
-                higher = np.maximum(highest, s.max(-1, keepdims=True))
-                shrink = np.exp(highest - higher)
-                s -= higher
-                np.exp(s, out=s)
-                total = shrink * total + s.sum(-1, keepdims=True)
-                mixed = shrink * mixed + s @ v[i][keys]
-                highest = higher
-            if k.shape[-2]:
-                y[i][rows] = mixed / total
-                log_sum[i][rows] = (highest + np.log(total))[:, 0]
+    log_sum = np.zeros((*q.shape[:-1], 1), y.dtype)
+    for i, rows in _blocks(lead, q.shape[-2], block_size):
+        highest = np.full((*y[i][..., rows, :].shape[:-1], 1), -np.inf, y.dtype)
+        total, mixed = np.zeros_like(highest), np.zeros_like(y[i][..., rows, :])
+        for keys in _keys_before(rows, k.shape[-2], block_size, is_causal):
+            s = _block_scores(q[i], k[i], rows, keys, scale, is_causal)
+            higher = np.maximum(highest, s.max(-1, keepdims=True))
+            shrink = np.exp(highest - higher)
+            s -= higher
+            np.exp(s, out=s)
+            total = shrink * total + s.sum(-1, keepdims=True)
+            mixed = shrink * mixed + s @ v[i][..., keys, :]
+            highest = higher
+        if k.shape[-2]:
+            y[i][..., rows, :] = mixed / total
+            log_sum[i][..., rows, :] = highest + np.log(total)
     return y, (y, log_sum)
 
 
@@ -456,27 +471,26 @@ def blockwise_attention_vjp(dy, saved, q, k, v, *, is_causal=False, scale=None, 
     shapes = q.shape, k.shape, v.shape
     q, k, v = (_broadcast(a, lead) for a in (q, k, v))
     dq, dk, dv = (np.zeros(a.shape, y.dtype) for a in (q, k, v))
-    for i in np.ndindex(lead):
-        for rows in _slices(q.shape[-2], block_size):
-            g = dy[i][rows]
-            along = (g * y[i][rows]).sum(-1, keepdims=True)
-            for keys in _keys_before(rows, k.shape[-2], block_size, is_causal):
-                p = _block_scores(q[i], k[i], rows, keys, scale, is_causal)
-                p -= log_sum[i][rows, None]
-                np.exp(p, out=p)
-                dv[i][keys] += p.T @ g
-                ds = g @ v[i][keys].T
-                ds -= along
-                ds *= p
-                dq[i][rows] += ds @ k[i][keys]
-                dk[i][keys] += ds.T @ q[i][rows]
+    for i, rows in _blocks(lead, q.shape[-2], block_size):
+        g = dy[i][..., rows, :]
+        along = (g * y[i][..., rows, :]).sum(-1, keepdims=True)
+        for keys in _keys_before(rows, k.shape[-2], block_size, is_causal):
+            p = _block_scores(q[i], k[i], rows, keys, scale, is_causal)
+            p -= log_sum[i][..., rows, :]
+            np.exp(p, out=p)
+            dv[i][..., keys, :] += p.swapaxes(-1, -2) @ g
+            ds = g @ v[i][..., keys, :].swapaxes(-1, -2)
+            ds -= along
+            ds *= p
+            dq[i][..., rows, :] += ds @ k[i][..., keys, :]
+            dk[i][..., keys, :] += ds.swapaxes(-1, -2) @ q[i][..., rows, :]
     dq *= scale
     dk *= scale
     return tuple(map(unbroadcast, (dq, dk, dv), shapes))
 
 
-def _slices(T: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, T)) for start in range(0, T, size))
+def _blocks(lead, Tq: int, size: int) -> Iterator[tuple[tuple, slice]]:
+    return ((heads, rows) for heads in _heads(lead, size * size) for rows in _slices(Tq, size))
 
 
 def _keys_before(rows: slice, Tk: int, size: int, is_causal: bool) -> Iterator[slice]:
@@ -484,7 +498,7 @@ def _keys_before(rows: slice, Tk: int, size: int, is_causal: bool) -> Iterator[s
 
 
 def _block_scores(q, k, rows, keys, scale, is_causal):
-    s = (q[rows] * scale) @ k[keys].T
+    s = (q[..., rows, :] * scale) @ k[..., keys, :].swapaxes(-1, -2)
     if is_causal and keys.stop > rows.start + 1:
         _hide_future(s, rows, keys.start)
     return s
