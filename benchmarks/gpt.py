@@ -5,7 +5,8 @@ budget is 300 seconds of *processor time* of a single thread, so that a busy mac
 the learning rate falls with the part of the budget that is used. Order and concentration of the n-gram model are chosen
 on the validation text. The trained weights are stored in half precision beside the results.
 
-Bars: the validation loss is below the n-gram model's by 0.05 nats a character or more, and the weights take less than a megabyte.
+Bars: the validation loss is below the n-gram model's by 0.05 nats a character or more, and the weights take less than a
+megabyte.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def train(train_tokens, validation, size, config, training, budget, *, seed=0, c
         if used * checks >= len(curve) + 1:
             before = time.process_time()
             loss = mean_loss(params, validation, n_head=config["n_head"], context=T)
-            curve.append({"seconds": used * budget, "steps": steps, "train": float(np.mean(losses[-50:])), "validation": loss})
+            curve.append(
+                {"seconds": used * budget, "steps": steps, "train": float(np.mean(losses[-50:])), "validation": loss}
+            )
             checking += time.process_time() - before
             print(curve[-1], flush=True)
     return params, curve, steps
@@ -90,15 +93,15 @@ def measure(quick):
     size = len(vocabulary)
     started = time.process_time()
     chosen = ngram_search(training_text, validation, vocab_size=size)
+    order, m = chosen["order"], chosen["concentration"]
+    models = [ngram_fit(training_text, order=n, vocab_size=size) for n in range(1, 8)]
     ngram = {
-        "order": chosen["order"],
-        "concentration": chosen["concentration"],
+        "order": order,
+        "concentration": m,
         "validation": chosen["nll"],
+        "test": ngram_nll(models[order - 1], test, concentration=m),
         "seconds": time.process_time() - started,
-        "by order": {
-            str(n): ngram_nll(ngram_fit(training_text, order=n, vocab_size=size), validation, concentration=chosen["concentration"])
-            for n in range(1, 8)
-        },
+        "by order": {str(n + 1): ngram_nll(model, validation, concentration=m) for n, model in enumerate(models)},
     }
     print("n-gram:", ngram, flush=True)
     wall = time.perf_counter()
@@ -107,15 +110,23 @@ def measure(quick):
     rounded = tree_map(lambda leaf: leaf.astype(np.float16), params)
     params = tree_map(lambda leaf: leaf.astype(np.float32), rounded)
     n_head, T = CONFIG["n_head"], CONFIG["context"]
-    best = ngram_fit(training_text, order=chosen["order"], vocab_size=size)
     N, D = parameter_count(params) - params["wpe"]["weight"].size, steps * TRAINING["batch"] * T
-    prompt = training_text[:0].tolist() or [vocabulary.index(c) for c in "The "]
+    prompt = np.array([vocabulary.index(c) for c in "The "])
+
+    def write(**options):
+        return generate(params, prompt, n_head=n_head, length=120, rng=np.random.default_rng(0), **options)
+
     results = {
         "config": CONFIG,
         "training": TRAINING,
-        "characters": {"training": len(training_text), "validation": len(validation), "test": len(test), "different": size},
+        "characters": {
+            "training": len(training_text),
+            "validation": len(validation),
+            "test": len(test),
+            "different": size,
+        },
         "parameters": parameter_count(params),
-        "ngram": {**ngram, "test": ngram_nll(best, test, concentration=chosen["concentration"])},
+        "ngram": ngram,
         "curve": curve,
         "steps": steps,
         "characters read": D,
@@ -125,7 +136,7 @@ def measure(quick):
         "test": mean_loss(params, test, n_head=n_head, context=T),
         "flops": {"6ND": training_flops(N, D), "counted": 3 * gpt_flops(params, T) * steps * TRAINING["batch"]},
         "samples": {
-            name: decode(generate(params, np.array(prompt), n_head=n_head, length=120, rng=np.random.default_rng(0), **options), vocabulary)
+            name: decode(write(**options), vocabulary)
             for name, options in (
                 ("greedy", {"temperature": 0.0}),
                 ("temperature 1", {}),
