@@ -48,11 +48,11 @@ def training_step(rounds):
     import numpy as np
     import torch
 
+    from nnbook import twins
     from nnbook.attention import gpt_init, gpt_loss
     from nnbook.backprop import value_and_grad
     from nnbook.optimizers import adamw, adamw_init
     from nnbook.training import to_torch
-    from nnbook.twins import gpt_twin
 
     rng = np.random.default_rng(0)
     params = gpt_init(rng, **GPT)
@@ -60,7 +60,7 @@ def training_step(rounds):
     x, y = text[:, :-1], text[:, 1:]
     now = {"params": params, "state": adamw_init(params)}
     gradient = value_and_grad(gpt_loss)
-    twin = gpt_twin(**GPT)
+    twin = twins.gpt(**GPT)
     twin.load_state_dict(to_torch(params))
     optimizer = torch.optim.AdamW(twin.parameters(), lr=1e-3)
     tokens, labels = torch.tensor(x), torch.tensor(y)

@@ -1024,7 +1024,7 @@ def translator(params: Tree, source, target, *, nhead: int, padding: int | None 
     Raises:
         ValueError: a token is no integer or out of range, or the heads do not divide E.
 
-    PyTorch: :func:`nnbook.twins.translator_twin`. Source: :cite:`vaswani2017`, whose norms came after.
+    PyTorch: :func:`nnbook.twins.translator`. Source: :cite:`vaswani2017`, whose norms came after.
     """
     memory = translator_encode(params, source, nhead=nhead, padding=padding)
     left_out = None if padding is None else np.asarray(source) == padding
@@ -1193,7 +1193,7 @@ def gpt(params: Tree, tokens, *, n_head: int, need_weights: bool = False, ablate
         ValueError: the text is longer than the context, a token is no integer or out of range, or there is no such
             head to ablate.
 
-    Pre-norm, learned positions, GELU by its tanh formula, as in GPT-2. PyTorch: :func:`nnbook.twins.gpt_twin`. Source:
+    Pre-norm, learned positions, GELU by its tanh formula, as in GPT-2. PyTorch: :func:`nnbook.twins.gpt`. Source:
     :cite:`radford2019`.
     """
     logits, _, weights = _gpt(params, tokens, None, n_head, need_weights, ablate)

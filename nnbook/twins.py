@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def gpt_twin(*, vocab_size: int, context: int, n_layer: int, n_head: int, n_embd: int, tie_weights: bool = True) -> Any:
+def gpt(*, vocab_size: int, context: int, n_layer: int, n_head: int, n_embd: int, tie_weights: bool = True) -> Any:
     """A ``torch.nn.Module`` that computes :func:`nnbook.attention.gpt`: tokens (B, T) to logits (B, T, V).
 
     Built of ``torch.nn.Linear``, ``LayerNorm``, ``Embedding`` and
@@ -67,7 +67,7 @@ def gpt_twin(*, vocab_size: int, context: int, n_layer: int, n_head: int, n_embd
     return GPT()
 
 
-def translator_twin(
+def translator(
     *,
     source_size: int,
     target_size: int,

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import nnbook.attention as attention_module
 import nnbook.backprop as engine
+from nnbook import twins
 from nnbook.attention import (
     additive_score,
     additive_score_init,
@@ -65,7 +66,6 @@ from nnbook.neurons import softmax
 from nnbook.optimizers import adamw, adamw_init
 from nnbook.references import REFERENCES
 from nnbook.training import from_torch, load, lockstep, save, to_torch
-from nnbook.twins import gpt_twin, translator_twin
 from nnbook.verify import error, rejects, verify
 
 F = torch.nn.functional
@@ -888,7 +888,7 @@ def sentences(rng):
 @pytest.mark.parametrize("padding", [None, 0])
 def test_the_translator_is_its_twin(rng, dtype, padding):
     params = randomized(translator_init(rng, **TRANSLATOR, dtype=dtype), rng, 0.1)
-    twin = translator_twin(**TRANSLATOR, nhead=2, padding=padding)
+    twin = twins.translator(**TRANSLATOR, nhead=2, padding=padding)
     assert twin.state_dict().keys() == flatten(params).keys()
     compare_with_module(
         lambda p, *x: translator(p, *x, nhead=2, padding=padding), params, twin, sentences(rng), dtype, rng
@@ -963,7 +963,7 @@ def tied(params):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_a_gpt_is_its_twin(small, dtype, rng):
     params = tree_map(lambda a: a.astype(dtype), small)
-    twin = gpt_twin(**SMALL, tie_weights=tied(params))
+    twin = twins.gpt(**SMALL, tie_weights=tied(params))
     assert list(twin.state_dict()) == list(flatten(params))
     compare_with_module(lambda p, x: gpt(p, x, n_head=HEADS), params, twin, [rng.integers(11, size=(3, 8))], dtype, rng)
 
@@ -971,7 +971,7 @@ def test_a_gpt_is_its_twin(small, dtype, rng):
 def test_a_gpts_loss_and_gradients_are_its_twins(small, rng):
     x, y = rng.integers(11, size=(2, 3, 8))
     value, grads = value_and_grad(gpt_loss)(small, x, y, n_head=HEADS)
-    twin = gpt_twin(**SMALL, tie_weights=tied(small)).double()
+    twin = twins.gpt(**SMALL, tie_weights=tied(small)).double()
     twin.load_state_dict(to_torch(small))
     loss = F.cross_entropy(twin(torch.tensor(x)).flatten(0, 1), torch.tensor(y).flatten())
     loss.backward()
@@ -986,12 +986,12 @@ def test_weights_go_either_way_through_safetensors(small, tmp_path, rng):
     from safetensors.torch import load_file, save_file
 
     x = rng.integers(11, size=(2, 8))
-    twin = gpt_twin(**SMALL, tie_weights=tied(small)).double()
+    twin = twins.gpt(**SMALL, tie_weights=tied(small)).double()
     save(tmp_path / "ours.safetensors", small)
     twin.load_state_dict(load_file(tmp_path / "ours.safetensors"))
     ours = gpt(small, x, n_head=HEADS)
     assert error(ours, twin(torch.tensor(x)).detach().numpy()) < 1e-13
-    other = gpt_twin(**SMALL, tie_weights=tied(small))
+    other = twins.gpt(**SMALL, tie_weights=tied(small))
     save_file(other.state_dict(), tmp_path / "theirs.safetensors")
     back = load(tmp_path / "theirs.safetensors")
     assert error(gpt(back, x, n_head=HEADS), other(torch.tensor(x)).detach().numpy()) < 1e-5
@@ -1004,7 +1004,7 @@ def test_a_gpt_and_its_twin_train_in_lockstep(rng):
     apart = lockstep(
         params,
         lambda p, x, y: gpt_loss(p, x, y, n_head=HEADS),
-        gpt_twin(**SMALL),
+        twins.gpt(**SMALL),
         lambda twin, x, y: F.cross_entropy(twin(x).flatten(0, 1), y.flatten()),
         batches,
         optimizer=(adamw_init, adamw),
@@ -1230,7 +1230,7 @@ def test_six_operations_for_each_parameter_and_token(rng):
     params = gpt_init(rng, vocab_size=64, context=32, n_layer=4, n_head=4, n_embd=128)
     n = parameter_count(params)
     assert n == sum(
-        p.numel() for p in gpt_twin(vocab_size=64, context=32, n_layer=4, n_head=4, n_embd=128).parameters()
+        p.numel() for p in twins.gpt(vocab_size=64, context=32, n_layer=4, n_head=4, n_embd=128).parameters()
     )
     E, layers = 128, 4
     assert n == 64 * E + 32 * E + layers * (12 * E**2 + 13 * E) + 2 * E
