@@ -17,7 +17,7 @@ import time
 from _common import RESULTS, Bar, main
 
 CONFIG = {"context": 128, "n_layer": 3, "n_head": 4, "n_embd": 96}
-TRAINING = {"batch": 16, "max_lr": 4e-3, "warmup": 100, "weight_decay": 0.1, "betas": (0.9, 0.99), "max_norm": 1.0}
+TRAINING = {"batch": 8, "max_lr": 4e-3, "warmup": 100, "weight_decay": 0.1, "betas": (0.9, 0.99), "max_norm": 1.0}
 BUDGET = 300.0
 
 
