@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 __all__ = [
+    "attention",
     "backprop",
     "cnn",
     "data",
@@ -34,6 +35,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from nnbook import (
+        attention,
         backprop,
         cnn,
         data,

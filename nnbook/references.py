@@ -1664,3 +1664,178 @@ REFERENCES.update(
         extremes=(Case("both ends", lambda rng: (rng.choice([-1e4, 1e4], (4, 2)), 1e4 * rng.normal(size=(4, 2)))),),
     ),
 )
+
+
+# Chapter 8: nnbook.attention
+
+
+def with_mask(*shapes: tuple[int, ...], mask: tuple[int, ...], kind: str = "bool") -> Callable[[Rng], tuple[Any, ...]]:
+    """Normal arrays and a mask: boolean, "float", "-inf" (a float one that also excludes) or "rows" (one row empty)."""
+
+    def draw(rng):
+        arrays = normal(*shapes)(rng)
+        seen = np.asarray(rng.random(mask) < 0.7)
+        seen[..., 0] = True
+        if kind == "rows":
+            seen[..., -1, :] = False
+        if kind in ("bool", "rows"):
+            return *arrays, seen
+        bias = rng.normal(size=mask)
+        return *arrays, np.where(seen, bias, -np.inf) if kind == "-inf" else bias
+
+    return draw
+
+
+def qkv(*lead: int, Tq: int = 4, Tk: int = 5, d: int = 3, dv: int = 2) -> tuple[tuple[int, ...], ...]:
+    """Shapes of queries, keys and values."""
+    return (*lead, Tq, d), (*lead, Tk, d), (*lead, Tk, dv)
+
+
+def _torch_masked_softmax(torch):
+    def masked_softmax(scores, mask=None):
+        if mask is None:
+            return torch.softmax(scores, -1)
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        empty = torch.isneginf(scores).all(-1, keepdim=True)
+        return torch.softmax(scores.masked_fill(empty, 0), -1) * ~empty
+
+    return masked_softmax
+
+
+def _torch_attention(torch):
+    def attention(q, k, v, mask=None, *, is_causal=False, scale=None, block_size=None):
+        if mask is not None and is_causal:  # which PyTorch's own function refuses together
+            seen = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
+            mask = mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, -torch.inf)
+            is_causal = False
+        return torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=is_causal, scale=scale
+        )
+
+    return attention
+
+
+def _torch_rope(torch):
+    def rope(x, *, base=10000.0, offset=0):
+        T, d = x.shape[-2:]
+        places = torch.arange(offset, offset + T, dtype=torch.float64)
+        angles = torch.outer(places, base ** (-torch.arange(0, d, 2, dtype=torch.float64) / d))
+        turn = torch.polar(torch.ones_like(angles), angles).to(x.device, x.dtype.to_complex())
+        pairs = torch.view_as_complex(x.unflatten(-1, (d // 2, 2)).contiguous())
+        return torch.view_as_real(pairs * turn).flatten(-2)
+
+    return rope
+
+
+def large_by_small(rng: Rng) -> tuple[Any, ...]:
+    """Large queries and values, small keys, so that the scores are neither."""
+    return tuple(a * size for a, size in zip(normal(*qkv(2))(rng), (1e4, 1e-4, 1e4), strict=True))
+
+
+CAUSAL = {"is_causal": True}
+ATTENTION_CASES = (
+    Case("one sequence", normal(*qkv())),
+    Case("batch", normal(*qkv(2))),
+    Case("batch and heads", normal(*qkv(2, 3))),
+    Case("causal", normal(*qkv(2, Tq=5)), CAUSAL),
+    Case("causal, more keys", normal(*qkv(Tk=7)), CAUSAL),
+    Case("causal, more queries", normal(*qkv(Tq=7, Tk=4)), CAUSAL),
+    Case("scale", normal(*qkv(2)), {"scale": 0.3}),
+    Case("leading axes that broadcast", normal((2, 3, 4, 3), (3, 5, 3), (2, 1, 5, 2))),
+    Case("size 1", normal((1, 1), (1, 1), (1, 1))),
+    Case("no query", normal(*qkv(2, Tq=0))),
+    Case("no sequence", normal(*qkv(0))),
+)
+ATTENTION_BAD = (
+    (Case("widths differ", normal((4, 3), (5, 2), (5, 2))), r"\(4, 3\).*\(5, 2\)"),
+    (Case("a value too few", normal((4, 3), (5, 3), (4, 2))), r"\(5, 3\).*\(4, 2\)"),
+    (Case("one axis", normal((3,), (5, 3), (5, 2))), r"\(3,\).*\(\.\.\., Tq, d\)"),
+    (Case("batches that do not fit", normal((2, 4, 3), (3, 5, 3), (3, 5, 2))), r"\(2, 4, 3\).*do not broadcast"),
+)
+LARGE = Case("scores of 1e8", lambda rng: tuple(1e4 * a for a in normal(*qkv(2))(rng)))
+
+REFERENCES.update(
+    masked_softmax=Reference(
+        _torch_masked_softmax,
+        (
+            Case("no mask", normal((4, 5))),
+            Case("mask", with_mask((4, 5), mask=(4, 5))),
+            Case("the same for every row", with_mask((2, 3, 4), mask=(4,))),
+            Case("the same for every head", with_mask((2, 3, 4, 5), mask=(2, 1, 4, 5))),
+            Case("empty rows", with_mask((3, 4, 5), mask=(4, 5), kind="rows")),
+            Case("float mask", with_mask((3, 4, 5), mask=(3, 4, 5), kind="float")),
+            Case("float mask that broadcasts", with_mask((3, 4, 5), mask=(1, 5), kind="float")),
+            Case("float mask that excludes", with_mask((3, 4, 5), mask=(4, 5), kind="-inf")),
+            Case("mask None", lambda rng: (rng.normal(size=(2, 3)), None)),
+            Case("size 1", normal((1, 1))),
+            Case("no row", normal((0, 3))),
+        ),
+        bad=(
+            (Case("mask of integers", fixed([[1.0, 2.0]], [[0, 1]])), "dtype int64, expected bool"),
+            (Case("another shape", with_mask((2, 3), mask=(2,))), r"shape \(2,\).*\(2, 3\)"),
+            (Case("mask larger than scores", with_mask((1, 3), mask=(4, 3))), r"shape \(4, 3\).*\(1, 3\)"),
+        ),
+        extremes=(
+            Case("both ends", lambda rng: (rng.choice([-1e4, 1e4], (4, 5)) * rng.uniform(0.5, 1, (4, 5)),)),
+            Case("-inf", fixed([[0.0, -np.inf, 1.0], [-1e4, 1e4, -np.inf]])),
+            Case("nothing but -inf", fixed([[-np.inf, -np.inf], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]])),
+        ),
+    ),
+    scaled_dot_product_attention=Reference(
+        _torch_attention,
+        (
+            *ATTENTION_CASES,
+            Case("mask", with_mask(*qkv(2, 3), mask=(4, 5))),
+            Case("mask of each sequence", with_mask(*qkv(2, 3), mask=(2, 1, 1, 5))),
+            Case("mask with an empty row", with_mask(*qkv(2), mask=(4, 5), kind="rows")),
+            Case("float mask", with_mask(*qkv(2, 3), mask=(2, 3, 4, 5), kind="float")),
+            Case("float mask of each head", with_mask(*qkv(2, 3), mask=(3, 4, 5), kind="float")),
+            Case("float mask that excludes", with_mask(*qkv(2), mask=(4, 5), kind="-inf")),
+            Case("mask and causal", with_mask(*qkv(2), mask=(2, 4, 5)), CAUSAL),
+            Case("float mask and causal", with_mask(*qkv(2), mask=(4, 5), kind="float"), CAUSAL),
+            Case("more rows than a block", normal(*qkv(Tq=130, Tk=3))),
+            Case("causal, more rows than a block", normal(*qkv(Tq=131, Tk=130, d=2)), CAUSAL),
+        ),
+        bad=(
+            *ATTENTION_BAD,
+            (Case("mask of integers", lambda rng: (*normal(*qkv())(rng), np.ones((4, 5), int))), "dtype int64"),
+            (Case("mask transposed", with_mask(*qkv(), mask=(5, 4))), r"mask of shape \(5, 4\).*\(4, 5\)"),
+        ),
+        extremes=(LARGE,),
+    ),
+    blockwise_attention=Reference(
+        _torch_attention,
+        (
+            *ATTENTION_CASES,
+            *(
+                Case(f"{case.name}, blocks of {size}", case.arrays, {**case.static, "block_size": size})
+                for case in ATTENTION_CASES[2:6]
+                for size in (1, 2, 3)
+            ),
+        ),
+        bad=(
+            *ATTENTION_BAD,
+            (Case("blocks of 0", normal(*qkv()), {"block_size": 0}), "block_size must be at least 1, not 0"),
+        ),
+        # Not scores of 1e8: the gradients vanish then, and what the running sums leave of them is rounding.
+        extremes=(Case("large by small", large_by_small), Case("blocks of 2", large_by_small, {"block_size": 2})),
+    ),
+    rope=Reference(
+        _torch_rope,
+        (
+            Case("one sequence", normal((5, 4))),
+            Case("batch and heads", normal((2, 3, 4, 6))),
+            Case("offset", normal((3, 4)), {"offset": 7}),
+            Case("base", normal((6, 4)), {"base": 100.0}),
+            Case("one pair", normal((5, 2))),
+            Case("one place", normal((1, 4)), {"offset": 3}),
+            Case("no place", normal((0, 4))),
+        ),
+        bad=(
+            (Case("odd width", normal((5, 3))), "width must be even, not 3"),
+            (Case("size 1", normal((1, 1))), "width must be even, not 1"),
+            (Case("one axis", normal((4,))), r"not \(4,\)"),
+            (Case("base 0", normal((5, 4)), {"base": 0.0}), "base must be > 0, not 0.0"),
+        ),
+    ),
+)
