@@ -6,7 +6,7 @@ Each module belongs to a chapter or to the machinery around the chapters and is 
 
     nnbook.neurons.softplus(x)
 
-torch is needed only by ``verify``, ``references`` and the twins of ``training``, matplotlib only by ``plots``; they are
+torch is needed only by ``verify``, ``references``, ``twins`` and the twins of ``training``, matplotlib only by ``plots``; they are
 imported when a function needs them.
 """
 
@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "backprop",
+    "cnn",
     "data",
     "losses",
     "mutants",
@@ -26,12 +27,14 @@ __all__ = [
     "references",
     "regularization",
     "training",
+    "twins",
     "verify",
 ]
 
 if TYPE_CHECKING:
     from nnbook import (
         backprop,
+        cnn,
         data,
         losses,
         mutants,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
         references,
         regularization,
         training,
+        twins,
         verify,
     )
 
