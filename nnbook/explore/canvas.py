@@ -12,8 +12,10 @@ import traitlets
 from nnbook.explore.core import Control
 
 LOOK = """
-.nnbook-drawing { display: flex; flex-wrap: wrap; gap: 0.8em; align-items: flex-start; color: var(--jp-ui-font-color1, currentcolor); }
-.nnbook-drawing canvas { width: 252px; height: 252px; max-width: 100%; border: 1px solid #767676; touch-action: none; cursor: crosshair; }
+.nnbook-drawing { display: flex; flex-wrap: wrap; gap: 0.8em; align-items: flex-start; }
+.nnbook-drawing { color: var(--jp-ui-font-color1, currentcolor); }
+.nnbook-drawing canvas { width: 252px; height: 252px; max-width: 100%; border: 1px solid #767676; }
+.nnbook-drawing canvas { touch-action: none; cursor: crosshair; }
 .nnbook-drawing :focus-visible { outline: 3px solid #d55e00; outline-offset: 2px; }
 .nnbook-drawing > div { display: flex; flex-direction: column; gap: 0.5em; width: 15em; }
 .nnbook-drawing p { margin: 0; line-height: 1.35; }
