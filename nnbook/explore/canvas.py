@@ -45,19 +45,23 @@ class Canvas(anywidget.AnyWidget):
         self.control = control
         stored = b"".join(self._ink(name) for name in control.stops)
         about: dict[str, Any] = {"size": control.size, "label": control.label, "help": control.help}
-        super().__init__(**about, names=list(control.stops), pictures=stored)
+        first = {"value": control.default, "chosen": control.default, "pixels": self._ink(control.default)}
+        super().__init__(**about, **first, names=list(control.stops), pictures=stored)
         self._quiet = False
         self.observe(self._from_python, "value")
         self.observe(self._from_page, ["pixels", "chosen"])
-        self.value = control.default
 
     def _ink(self, value: Any) -> bytes:
         return np.rint(255 * self.control.meaning(value)).astype(np.uint8).tobytes()
 
+    @traitlets.validate("value")
+    def _check(self, proposal) -> Any:
+        return self.control.check(proposal["value"])
+
     def _from_python(self, change) -> None:
         if self._quiet:
             return
-        value = self.control.check(self.value)
+        value = self.value
         self._quiet = True  # what was set is more exact than its bytes
         try:
             with self.hold_sync():
