@@ -202,7 +202,7 @@ def convolution_stepper(image, kernel, stride, padding, dilation):
 
 SIDE = 28
 
-STORED = (*"0123456789", "a hurried 4", "a broken 6", "an open 8", "the letter A", "nothing")
+STORED = (*"0123456789", "a round 5", "a square 7", "an open 9", "the letter A", "nothing")
 """Names of the stored pictures, in the order in which they are offered."""
 
 LAYERS = {
@@ -212,7 +212,7 @@ LAYERS = {
     "second pooling": {"kernel_size": 2, "stride": 2},
 }
 
-FULL = (2.5, 2.5, 5.0, 5.0)
+FULL = (2.5, 2.5, 6.0, 6.0)
 """What has the full colour in the maps of each layer."""
 
 EMPTY = 0.03
@@ -304,6 +304,10 @@ def spot(layer: int, side: int, channel: int, row: float, column: float) -> tupl
     return x * square, TOPS[layer] + y * square
 
 
+def chance(p: float) -> str:
+    return "above 0.999" if p > 0.9995 else "below 0.001" if p < 0.0005 else f"{p:.3f}"
+
+
 @explorable(
     "A network reads your digit",
     caption="First the picture as the network gets it: moved so that its centre of mass is in the middle, and brought "
@@ -315,18 +319,19 @@ def spot(layer: int, side: int, channel: int, row: float, column: float) -> tupl
         experiment(
             "Keep the picture and go through the four layers.",
             "The frame grows from 5 to 6, 14 and 16 pixels: a unit of the last maps sees a third of the picture, "
-            "though every kernel has only 5 × 5 weights.",
+            "though no kernel is larger than 5 × 5.",
             layer="second pooling",
         ),
         experiment(
-            "Choose “a hurried 4”.",
-            "The network reads something else.",
-            drawing="a hurried 4",
+            "Choose “a round 5”, then “an open 9”.",
+            "The 5 is read as a 6, with a probability above 0.99: sure is not the same as right. The 9 divides the "
+            "network: 8 and 9 get nearly one half each.",
+            drawing="a round 5",
         ),
         experiment(
             "Choose the letter A.",
-            "It is no digit, and yet one digit gets nearly all of the probability: the ten numbers add up to 1, "
-            "and none of the answers is “I do not know”.",
+            "It is no digit, and yet the 4 gets more than 0.99. The ten probabilities add up to 1, and none of the "
+            "answers is “I do not know”.",
             drawing="the letter A",
         ),
     ),
@@ -368,9 +373,9 @@ def draw_a_digit(drawing, layer, row, column):
     first, second = chances.argsort()[::-1][:2]
     answers = f"map {channel + 1} answers most strongly, with {value:.2f}" if value > 0 else "no map answers"
     text = (
-        f"The network reads a {first}, with probability {chances[first]:.3f}; next comes {second} with "
-        f"{chances[second]:.3f}. In row {i + 1} and column {j + 1} of the {layer} {answers}. A unit there sees "
-        f"{field.size} × {field.size} pixels of the picture."
+        f"The network reads {'an' if first == 8 else 'a'} {first}, with probability {chance(chances[first])}; next "
+        f"comes {second} with {chance(chances[second])}. In row {i + 1} and column {j + 1} of the {layer} {answers}. "
+        f"A unit there sees {field.size} × {field.size} pixels of the picture."
     )
     return figure(
         data,
