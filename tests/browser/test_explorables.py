@@ -78,7 +78,7 @@ class Widget:
             field.select_option(index=int(place))  # a value would be compared with labels too
         elif control.kind == "toggle":
             field.set_checked(stop)
-        elif control.kind == "data":
+        elif control.kind in ("data", "drawing"):
             self.box.locator(f'[name="{name}"][value="{place}"]').check(force=True)
         else:
             field.fill(place)
