@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 __all__ = [
+    "attention",
     "backprop",
     "data",
     "losses",
@@ -26,11 +27,13 @@ __all__ = [
     "references",
     "regularization",
     "training",
+    "twins",
     "verify",
 ]
 
 if TYPE_CHECKING:
     from nnbook import (
+        attention,
         backprop,
         data,
         losses,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
         references,
         regularization,
         training,
+        twins,
         verify,
     )
 
