@@ -6,7 +6,7 @@ Each module belongs to a chapter or to the machinery around the chapters and is 
 
     nnbook.neurons.softplus(x)
 
-torch is needed only by ``verify``, ``references`` and the twins of ``training``, matplotlib only by ``plots``; they are
+torch is needed only by ``verify``, ``references``, ``twins`` and the twins of ``training``, matplotlib only by ``plots``; they are
 imported when a function needs them.
 """
 
@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "attention",
     "backprop",
+    "cnn",
     "data",
     "losses",
     "mutants",
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from nnbook import (
         attention,
         backprop,
+        cnn,
         data,
         losses,
         mutants,
