@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -122,9 +123,6 @@ def translator_twin(
 
     return Translator()
 
-
-from collections.abc import Sequence
-from typing import Any
 
 # Chapter 6
 
