@@ -9,7 +9,7 @@ from importlib import resources
 import numpy as np
 
 from nnbook import training
-from nnbook.backprop import vjp
+from nnbook.backprop import concatenate, vjp
 from nnbook.data import python_topics
 from nnbook.explore.core import Choice, Integer, Linear, experiment, explorable
 from nnbook.explore.figures import band, bars, dots, figure, frame, line, panel, words
@@ -96,13 +96,10 @@ def _one_step(cell: str, params, x):
     state = np.zeros((1, wide))
     for inputs in x[: STEPS // 2]:
         state = np.concatenate(step(state, inputs[None]), axis=1)
-    rows = []
-    for part in range(wide // UNITS):
-        _, pull = vjp(
-            lambda s: step(s, np.repeat(x[STEPS // 2][None], UNITS, axis=0))[part], np.repeat(state, UNITS, 0)
-        )  # noqa: B023
-        rows.append(pull(np.eye(UNITS))[0])
-    return np.concatenate(rows)
+    # A copy of the state for each entry of the one after it, and a gradient of 1 at that entry.
+    copies, inputs = np.repeat(state, wide, axis=0), np.repeat(x[STEPS // 2][None], wide, axis=0)
+    _, pull = vjp(lambda state: concatenate(*step(state, inputs), axis=1), copies)
+    return pull(np.eye(wide))[0]
 
 
 def power(value: float) -> str:
@@ -155,8 +152,8 @@ def _logarithm(x, y, **look):
         ),
         experiment(
             "Take the LSTM with ρ = 0.7 and raise b from 0 over 2 to 4; then move ρ.",
-            "Half of the gradient is gone after 1.2 steps, then 5.8, then 14: half of the eigenvalues move to σ(b), the "
-            "factor by which the cell keeps its state. ρ now matters little: from 0.5 to 1.5 the gradient changes "
+            "Half of the gradient is gone after 1.2 steps, then 5.8, then 14: half of the eigenvalues move to σ(b), "
+            "the factor by which the cell keeps its state. ρ now matters little: from 0.5 to 1.5 the gradient changes "
             "tenfold, ρ⁴⁰ by a factor of 10¹⁹.",
             cell="LSTM",
             radius=0.7,
@@ -336,8 +333,8 @@ def sampling_temperature(prompt, temperature, seed):
         names = [_plain(_visible(tokens[i])) for i in order[k]]
         told = (
             f"“{_visible(text[k])}” was drawn, with probability {surprise[k]:.2f}. The entropy was "
-            f"{abs(entropies[1][k]):.2f} bits, at temperature 1 it would be {entropies[0][k]:.2f}; their means over all "
-            f"{WRITTEN} characters are {means[1]:.2f} and {means[0]:.2f}."
+            f"{abs(entropies[1][k]):.2f} bits, at temperature 1 it would be {entropies[0][k]:.2f}; their means over "
+            f"all {WRITTEN} characters are {means[1]:.2f} and {means[0]:.2f}."
         )
         update = [
             {"text": _lines(prompt, text[: k + 1])},
