@@ -632,7 +632,7 @@ def test_without_positions_attention_does_not_know_the_order() -> None:
     """Permuted words give permuted queries and keys, hence the permuted matrix; with positions they do not."""
     from nnbook.explore.attention import SENTENCES, queries_and_keys, weights
 
-    sentence = list(SENTENCES)[0]
+    sentence = next(iter(SENTENCES))
     q, k = queries_and_keys(sentence, "similar words", "none")
     assert np.array_equal(q[0], q[3])
     assert np.array_equal(k[0], k[3])
@@ -664,3 +664,41 @@ def test_the_date_translator_is_the_one_of_the_record_and_is_seldom_wrong() -> N
         assert np.array_equal(tokens, written[i])
         np.testing.assert_allclose(weight, looks[i, :, :, : len(texts[i])], atol=1e-5)
         np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_trained_heads_look_where_the_experiments_say() -> None:
+    from nnbook.explore.attention import FORMS, TARGET, translated, written
+
+    def looks(day: int, month: int) -> tuple[str, np.ndarray]:
+        """What is read, and the mean over the heads of the attention to it, a row for each character written."""
+        text, wanted = written(day, month, 1987, next(iter(FORMS.values()))), f"1987-{month:02d}-{day:02d}"
+        tokens, _, weight = translated(text, wanted)
+        assert "".join(TARGET[token] for token in tokens) == wanted
+        return text, weight.mean(axis=0)
+
+    text, weight = looks(14, 3)
+    name, year = text.index("M"), text.index("1987")
+    assert (weight[:4, year:].sum(axis=1) > 0.5).all()
+    assert (weight[5:7, name : name + 5].sum(axis=1) > 0.9).all()
+    assert (weight[8:, : name - 1].sum(axis=1) > 0.7).all()
+
+    text, weight = looks(3, 3)
+    assert (weight[8].argmax(), weight[9].argmax()) == (1, 0)
+    np.testing.assert_allclose([weight[8, 1], weight[9, 0]], 2 / 3, atol=0.04)
+
+    for month in (3, 5):
+        text, weight = looks(14, month)
+        assert weight[6].argmax() == text.index("M")
+
+
+def test_every_date_of_the_page_is_translated_right() -> None:
+    from nnbook.explore.attention import FORMS, TARGET, translated, written
+
+    controls = EXPLORABLES["trained_head"].controls
+    for form in FORMS.values():
+        for day in controls["day"].stops:
+            for month in controls["month"].stops:
+                for year in controls["year"].stops:
+                    wanted = f"{year}-{month:02d}-{day:02d}"
+                    tokens, _, _ = translated(written(day, month, year, form), wanted)
+                    assert "".join(TARGET[token] for token in tokens) == wanted

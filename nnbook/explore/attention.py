@@ -303,9 +303,27 @@ def _shown(character: str) -> str:
     "second panel shows the four heads at the moment that the frame marks, what has been written, and the "
     "probabilities from which its last character was taken.",
     experiments=(
-        experiment("Do it.", "Shows."),
-        experiment("Do it.", "Shows.", month=5),
-        experiment("Do it.", "Shows.", day=3),
+        experiment(
+            "Step through the ten characters.",
+            "For the year most of the attention lies at the end of the text, for the month on its name, and for the "
+            "day at the beginning. It follows what is asked for, not the order of reading.",
+            frame=0,
+        ),
+        experiment(
+            "Take day 3 and go to character 9, where the answer needs a 0 that is not in the text.",
+            "Two thirds of the attention lie on the space behind the 3: the place that tells that the day has one "
+            "figure. For character 10 they lie on the 3 itself.",
+            frame=8,
+            day=3,
+        ),
+        experiment(
+            "Take May, go to character 7, and compare it with March.",
+            "Both times the M has the largest weight, though only from their third letter on the names differ. The encoder "
+            "has mixed the letters before: what stands at the place of the M knows of its neighbours. A weight says "
+            "where a head looks, not what it finds there.",
+            frame=6,
+            month=5,
+        ),
     ),
     form=Choice(*FORMS, label="Written as"),
     month=Integer(1, 12, 3, label="Month"),
@@ -339,11 +357,10 @@ def trained_head(form, month, day, year, head):
     for i, character in enumerate(answer):
         likely = chances[i, tokens[i]]
         sofar = "".join(answer[:i])
-        told = (
-            f"{f'After “{sofar}”' if i else 'First'} it writes “{character}” with probability "
-            f"{'above 0.995' if likely > 0.995 else f'{likely:.2f}'}. {'All heads' if head == 0 else f'Head {head}'} "
-            f"attend{'' if head == 0 else 's'} most to {_heaviest(text, weight[i])}."
-        )
+        when = f"After “{sofar}”" if i else "First"
+        sure = "above 0.995" if likely > 0.995 else f"{likely:.2f}"
+        who = f"Head {head} attends" if head else "In the mean the heads attend"
+        told = f"{when} it writes “{character}” with probability {sure}. {who} most to {_heaviest(text, weight[i])}."
         rows = [
             {"z": places[:, i]},
             {},
