@@ -318,8 +318,8 @@ def _shown(character: str) -> str:
         ),
         experiment(
             "Take May, go to character 7, and compare it with March.",
-            "Both times the M has the largest weight, though only from their third letter on the names differ. The encoder "
-            "has mixed the letters before: what stands at the place of the M knows of its neighbours. A weight says "
+            "Both times the M has the largest weight, though only from their third letter on the names differ. The "
+            "encoder has mixed the letters before: what stands at the place of the M knows of its neighbours. A weight says "
             "where a head looks, not what it finds there.",
             frame=6,
             month=5,
@@ -340,7 +340,8 @@ def trained_head(form, month, day, year, head):
     across, down = np.arange(len(text)) + 0.5, np.arange(len(answer)) + 0.5
     read = [_shown(character) for character in text]
     wide = max(_widest(form), 11)
-    places, places_written = np.round(looks, 2), np.round(chances[:, :11], 2)
+    strip = (np.arange(11) + 0.5) * wide / 11
+    places, taken = np.round(looks, 2), np.round(chances[:, :11], 2)
     data = [
         pixels(np.round(weight, 2)),
         words(across, np.full(len(text), -0.5), read, size=11),
@@ -350,8 +351,8 @@ def trained_head(form, month, day, year, head):
         words(across, np.full(len(text), -0.5), read, size=11, on=1),
         words(np.full(NHEAD, -0.7), np.arange(NHEAD) + 0.5, [str(i + 1) for i in range(NHEAD)], size=12, on=1),
         words([0], [NHEAD + 0.9], [""], size=13, place="middle right", on=1),
-        pixels(places_written[-1:], at=(0, 6.7), on=1),
-        words(np.arange(11) + 0.5, np.full(11, 8.2), TARGET[:11], size=11, on=1),
+        {**pixels(taken[-1:], at=(0, 6.7), on=1), "x": strip},
+        words(strip, np.full(11, 8.2), TARGET[:11], size=11, on=1),
     ]
     moments = []
     for i, character in enumerate(answer):
@@ -366,7 +367,7 @@ def trained_head(form, month, day, year, head):
             {},
             {},
             {"text": [f"written: {sofar}<b>{character}</b>"]},
-            {"z": places_written[i : i + 1]},
+            {"z": taken[i : i + 1]},
             {},
         ]
         moments.append(frame(f"character {i + 1}", [{}, {}, {}, outline(i, 0, len(text)), *rows], told))
