@@ -319,8 +319,8 @@ def _shown(character: str) -> str:
         experiment(
             "Take May, go to character 7, and compare it with March.",
             "Both times the M has the largest weight, though only from their third letter on the names differ. The "
-            "encoder has mixed the letters before: what stands at the place of the M knows of its neighbours. A weight says "
-            "where a head looks, not what it finds there.",
+            "encoder has mixed the letters before: what stands at the place of the M knows of its neighbours. A weight "
+            "says where a head looks, not what it finds there.",
             frame=6,
             month=5,
         ),
