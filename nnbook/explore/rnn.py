@@ -184,25 +184,26 @@ def gradient_flow(cell, matrix, radius, bias, size):
     keep = 1 / (1 + np.exp(-bias))
     square = _network(cell, matrix, radius, bias if gated else 0.0)["weight_hh_l0"][-UNITS:]
     turn = np.linspace(0, 2 * np.pi, 61)
-    whole, step = (np.clip(np.linalg.eigvals(m), -1.8 - 1.8j, 1.8 + 1.8j) for m in (square, jacobian))
+    whole, step = (np.linalg.eigvals(m) for m in (square, jacobian))
     data = [
         band(times, low, high, colour=BLUE, opacity=0.15),
-        _logarithm(times, radius**back, name="ρᵏ", colour=GREY, dash="dash", width=2),
-        *([_logarithm(times, keep**back, name="σ(b)ᵏ", colour=GREEN, dash="dot", width=2)] if gated else []),
         *(
             [_logarithm(times[:-1], np.sqrt((by_c[:-1] ** 2).sum(axis=(1, 2)) / UNITS), name="by c", colour=VERMILLION)]
             if by_c is not None
             else []
         ),
         _logarithm(times, norms, name="by h", colour=BLUE),
+        _logarithm(times, radius**back, name="ρᵏ", colour=GREY, dash="dash", width=2),
+        *([_logarithm(times, keep**back, name="σ(b)ᵏ", colour=GREEN, dash="dot", width=2)] if gated else []),
         line(np.cos(turn), np.sin(turn), colour=GREY, width=1, on=1),
-        dots(whole.real, whole.imag, name="matrix", colour=GREY, size=7, opacity=0.6, on=1),
-        dots(step.real, step.imag, name="one step", colour=BLUE, size=6, on=1),
+        dots(whole.real, whole.imag, name="matrix", colour=GREY, size=9, opacity=0.6, on=1),
+        dots(step.real, step.imag, name="one step", colour=BLUE, size=5, on=1),
     ]
     ticks = {k: f"10{str(k).translate(SUPERSCRIPT)}" for k in range(-12, 10, 3)}
-    compared = f"ρ⁴⁰ is {power(radius**STEPS)}"
+    end = str(STEPS).translate(SUPERSCRIPT)
+    compared = f"ρ{end} is {power(radius**STEPS)}"
     if gated:
-        compared += f", and σ(b)⁴⁰, with σ(b) = {keep:.2g}, is {power(keep**STEPS)}"
+        compared += f", and σ(b){end}, with σ(b) = {keep:.2g}, is {power(keep**STEPS)}"
     ratio = norms[0]
     text = f"Over {STEPS} steps the gradient by h is multiplied by {power(ratio)}"
     text += f": {pace(ratio, STEPS)}. {compared}." if ratio >= FLOOR else f". {compared}."
