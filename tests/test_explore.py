@@ -574,24 +574,53 @@ def test_the_character_model_is_the_one_of_the_record_and_writes_as_generate_doe
 
 
 def test_temperature_does_what_the_experiments_say() -> None:
+    import re
+
+    from nnbook.data import python_topics, text_split
     from nnbook.explore.rnn import PROMPTS, _model, bits, write
     from nnbook.neurons import softmax
     from nnbook.rnn import decode
 
     _, tokens = _model()
-    seeds = (1, 2, 3)
+    known = set(re.findall(r"[A-Za-z]+", text_split(python_topics())[0]))
+    runs = [(prompt, seed) for prompt in PROMPTS for seed in (1, 2, 3)]
 
-    def text(prompt: str, temperature: float, seed: int) -> str:
+    def text(prompt: str, seed: int, temperature: float) -> str:
         return str(decode(write(prompt, temperature, seed)[0], tokens))
 
-    def entropy(temperature: float) -> float:
-        """Mean over prompts, seeds and characters, in bits."""
-        runs = [write(prompt, temperature, seed)[1] for prompt in PROMPTS for seed in seeds]
-        return float(np.mean([bits(softmax(logits / temperature)).mean() for logits in runs]))
+    def spelled(temperature: float) -> float:
+        """Share of whole words of two letters or more that the training text has."""
+        words = [
+            w for run in runs for w in re.findall(r"[^A-Za-z]([A-Za-z]{2,})(?=[^A-Za-z])", text(*run, temperature))
+        ]
+        assert len(words) > 100
+        return float(np.mean([word in known for word in words]))
 
-    rising = [entropy(temperature) for temperature in (0.1, 0.3, 0.5, 0.7, 1.0, 1.3, 1.6, 2.0)]
+    def entropies(temperature: float) -> tuple[float, float]:
+        """Means over all prompts, seeds and characters: at this temperature and at 1, in bits."""
+        logits = np.concatenate([write(prompt, temperature, seed)[1] for prompt, seed in runs])
+        return float(bits(softmax(logits / temperature)).mean()), float(bits(softmax(logits)).mean())
+
+    assert len({text("For example", seed, 0.1) for seed in (1, 2, 3)}) == 1
+    rising = [entropies(temperature)[0] for temperature in (0.1, 0.3, 0.5, 0.7, 1.0, 1.3, 1.6, 2.0)]
     assert (np.diff(rising) > 0).all()
-    print(rising)
+    assert rising[0] < 0.15
+    assert spelled(0.1) == 130 / 132
+    assert abs(spelled(1.0) - 6 / 7) < 0.03
+    assert abs(spelled(2.0) - 1 / 7) < 0.03
+    begins, inside = [], []
+    for prompt, seed in runs:
+        written, each = text(prompt, seed, 1.0), bits(softmax(write(prompt, 1.0, seed)[1]))
+        for before, now, h in zip(prompt[-1] + written, written, each, strict=False):
+            if now.isalpha() and (before.isspace() or before.isalpha()):
+                (begins if before.isspace() else inside).append(h)
+    assert 3.2 < np.mean(begins) < 3.6
+    assert 0.9 < np.mean(inside) < 1.3
+    (at_two, own), (at_one, _) = entropies(2.0), entropies(1.0)
+    assert abs(at_two - 4.4) < 0.1
+    assert abs(at_two / at_one - 3) < 0.15
+    assert abs(own - 2.2) < 0.1
+    assert abs(at_one - 1.5) < 0.1
 
 
 def test_attention_matrices_are_as_the_experiments_say() -> None:
