@@ -690,3 +690,233 @@ def test_a_drawing_is_prepared_as_mnist_was() -> None:
     corner = np.zeros((28, 28))
     corner[:14, :14] = np.roll(images[0], (-7, -7), (0, 1))[:14, :14]
     assert np.isfinite(centred(corner)).all()
+
+
+def test_gradients_through_time_go_as_the_experiments_say() -> None:
+    from nnbook.explore.rnn import STEPS, UNITS, flow
+
+    def kept(cell: str = "tanh RNN", matrix: str = "Gaussian", radius: float = 1.3, b: float = 0.0, size: float = 0.0):
+        """Mean size of the gradient at the beginning, and the eigenvalues of a step."""
+        by_h, _, step = flow(cell, matrix, radius, b, size)
+        return np.sqrt((by_h[0] ** 2).sum() / UNITS), np.linalg.eigvals(step)
+
+    for radius in (0.7, 1.0, 1.3):
+        exact = radius ** (STEPS - np.arange(STEPS + 1.0))
+        spread = np.linalg.svd(flow("tanh RNN", "orthogonal", radius, 0.0, 0.0)[0], compute_uv=False)
+        np.testing.assert_allclose(spread, np.repeat(exact[:, None], UNITS, axis=1), rtol=1e-9)
+        assert 0.4 < kept(radius=radius)[0] / exact[0] < 0.6
+    assert kept(size=0.0)[0] > 1e4 > 3.6 * kept(size=0.1)[0] > kept(size=0.5)[0]
+    vanished, inside = kept(size=1.0)
+    assert 0.5e-8 < vanished < 2e-8
+    assert abs(1.3**STEPS / 3.6e4 - 1) < 0.01
+    assert np.abs(inside).max() < 1
+
+    half_lives = [np.log(0.5) * STEPS / np.log(kept("LSTM", radius=0.7, b=b, size=0.5)[0]) for b in (0.0, 2.0, 4.0)]
+    np.testing.assert_allclose(half_lives, (1.2, 5.8, 14), rtol=0.05)
+    eigenvalues = kept("LSTM", radius=0.7, b=4.0, size=0.5)[1]
+    near = np.abs(eigenvalues - 1 / (1 + np.exp(-4))) < 0.15
+    assert near.sum() == UNITS == len(near) // 2
+    least, most = (kept("LSTM", radius=radius, b=4.0, size=0.5)[0] for radius in (0.5, 1.5))
+    assert 8 < most / least < 12
+    assert 1e19 < (1.5 / 0.5) ** STEPS < 2e19
+    fig = EXPLORABLES["gradient_flow"]
+    assert "half of it is gone after 14 steps" in tried("gradient_flow")[2]["text"]
+    assert fig(bias=4.0)["text"] == fig()["text"], "the tanh RNN has no gate"
+
+
+def test_the_rows_that_are_traced_back_are_products_of_jacobians() -> None:
+    from nnbook.explore.rnn import _network, _sequence, flow
+    from nnbook.rnn import gru_cell
+
+    weights = [
+        _network("GRU", "Gaussian", 0.9, 1.0)[f"{k}_l0"] for k in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    ]
+    x, start, tiny = 0.5 * _sequence(), np.zeros((1, 16)), 1e-6
+
+    def run(h: np.ndarray, first: int) -> np.ndarray:
+        for inputs in x[first:]:
+            h = gru_cell(np.repeat(inputs[None], len(h), axis=0), h, *weights)
+        return h
+
+    for inputs in x[:30]:
+        start = gru_cell(inputs[None], start, *weights)
+    columns = (run(start + tiny * np.eye(16), 30) - run(start - tiny * np.eye(16), 30)) / (2 * tiny)
+    np.testing.assert_allclose(flow("GRU", "Gaussian", 0.9, 1.0, 0.5)[0][30], columns.T, rtol=1e-5, atol=1e-8)
+
+
+def test_the_character_model_is_the_one_of_the_record_and_writes_as_generate_does() -> None:
+    import json
+    from pathlib import Path
+
+    from nnbook.data import python_topics, text_split
+    from nnbook.explore.rnn import PROMPTS, WRITTEN, _model, write
+    from nnbook.rnn import char_rnn, encode, generate, perplexity, sequence_cross_entropy
+
+    params, tokens = _model()
+    record = json.loads((Path(__file__).parents[1] / "benchmarks/results/char_model.json").read_text(encoding="utf-8"))
+    validation = encode(text_split(python_topics())[1], tokens)[:, None]
+    found = perplexity(sequence_cross_entropy(char_rnn(params, validation[:-1])[0], validation[1:]))
+    assert abs(found - record["perplexity"]) < 1e-3
+    for prompt in PROMPTS:
+        text = generate(np.random.default_rng(2), params, encode(prompt, tokens), WRITTEN, temperature=0.7)
+        assert np.array_equal(write(prompt, 0.7, 2)[0], text)
+
+
+def test_temperature_does_what_the_experiments_say() -> None:
+    import re
+
+    from nnbook.data import python_topics, text_split
+    from nnbook.explore.rnn import PROMPTS, _model, bits, write
+    from nnbook.neurons import softmax
+    from nnbook.rnn import decode
+
+    _, tokens = _model()
+    known = set(re.findall(r"[A-Za-z]+", text_split(python_topics())[0]))
+    runs = [(prompt, seed) for prompt in PROMPTS for seed in (1, 2, 3)]
+
+    def text(prompt: str, seed: int, temperature: float) -> str:
+        return str(decode(write(prompt, temperature, seed)[0], tokens))
+
+    def spelled(temperature: float) -> float:
+        """Share of whole words of two letters or more that the training text has."""
+        words = [
+            w for run in runs for w in re.findall(r"[^A-Za-z]([A-Za-z]{2,})(?=[^A-Za-z])", text(*run, temperature))
+        ]
+        assert len(words) > 100
+        return float(np.mean([word in known for word in words]))
+
+    def entropies(temperature: float) -> tuple[float, float]:
+        """Means over all prompts, seeds and characters: at this temperature and at 1, in bits."""
+        logits = np.concatenate([write(prompt, temperature, seed)[1] for prompt, seed in runs])
+        return float(bits(softmax(logits / temperature)).mean()), float(bits(softmax(logits)).mean())
+
+    assert len({text("For example", seed, 0.1) for seed in (1, 2, 3)}) == 1
+    rising = [entropies(temperature)[0] for temperature in (0.1, 0.3, 0.5, 0.7, 1.0, 1.3, 1.6, 2.0)]
+    assert (np.diff(rising) > 0).all()
+    assert rising[0] < 0.15
+    assert spelled(0.1) == 130 / 132
+    assert abs(spelled(1.0) - 6 / 7) < 0.03
+    assert abs(spelled(2.0) - 1 / 7) < 0.03
+    begins, inside = [], []
+    for prompt, seed in runs:
+        written, each = text(prompt, seed, 1.0), bits(softmax(write(prompt, 1.0, seed)[1]))
+        for before, now, h in zip(prompt[-1] + written, written, each, strict=False):
+            if now.isalpha() and (before.isspace() or before.isalpha()):
+                (begins if before.isspace() else inside).append(h)
+    assert 3.2 < np.mean(begins) < 3.6
+    assert 0.9 < np.mean(inside) < 1.3
+    (at_two, own), (at_one, _) = entropies(2.0), entropies(1.0)
+    assert abs(at_two - 4.4) < 0.1
+    assert abs(at_two / at_one - 3) < 0.15
+    assert abs(own - 2.2) < 0.1
+    assert abs(at_one - 1.5) < 0.1
+
+
+def test_attention_matrices_are_as_the_experiments_say() -> None:
+    from nnbook.explore.attention import HEADS, MASKS, POSITIONS, SENTENCES, TOKENS, entropy, weights
+
+    first, *_ = SENTENCES
+    for sentence in SENTENCES:
+        for head in HEADS:
+            for positions in POSITIONS:
+                for mask in MASKS:
+                    weight, seen = weights(sentence, head, mask, positions, 1.0)
+                    np.testing.assert_allclose(weight.sum(axis=1), 1)
+                    assert not weight[~seen].any()
+
+    blind, waves, turned = (weights(first, "previous word", "none", p, 1.0)[0] for p in POSITIONS[:3])
+    np.testing.assert_allclose(blind, 0.1)
+    np.testing.assert_allclose(waves, turned, atol=1e-12)
+    assert [round(turned[i, i - 1], 2) for i in range(2, TOKENS - 1)] == [0.87] * 7
+    assert (turned[1:].argmax(axis=1) == np.arange(TOKENS - 1)).all()
+
+    dog, cat, it = 1, 4, 6
+    means = {p: weights(first, "what a pronoun means", "none", p, 1.0)[0] for p in POSITIONS}
+    assert [round(means["none"][it, word], 2) for word in (dog, cat)] == [0.47, 0.47]
+    np.testing.assert_allclose(np.delete(means["none"], it, axis=0), 0.1)
+    assert [round(means[p][it, cat], 2) for p in ("RoPE", "ALiBi")] == [0.68, 0.72]
+    assert all(means[p][it, cat] > means[p][it, dog] for p in POSITIONS[1:])
+
+    cold, _ = weights(first, "similar words", "causal", "none", 0.1)
+    np.testing.assert_allclose(cold[3, [0, 3]], 0.5, atol=0.005)
+    for sentence, tokens in SENTENCES.items():
+        hot, seen = weights(sentence, "similar words", "causal", "none", 10.0)
+        assert (np.log2(seen.sum(axis=1)) - entropy(hot)).max() < 0.03
+        length = TOKENS - tokens.count("pad")
+        assert not hot[:length, length:].any()
+
+
+def test_without_positions_attention_does_not_know_the_order() -> None:
+    """Permuted words give permuted queries and keys, hence the permuted matrix; with positions they do not."""
+    from nnbook.explore.attention import SENTENCES, queries_and_keys, weights
+
+    sentence = next(iter(SENTENCES))
+    q, k = queries_and_keys(sentence, "similar words", "none")
+    assert np.array_equal(q[0], q[3])
+    assert np.array_equal(k[0], k[3])
+    plain, placed = (weights(sentence, "similar words", "none", p, 1.0)[0] for p in ("none", "RoPE"))
+    assert np.array_equal(plain[0], plain[3])
+    assert not np.allclose(placed[0], placed[3], atol=0.1)
+
+
+def test_the_date_translator_is_the_one_of_the_record_and_is_seldom_wrong() -> None:
+    import json
+    from pathlib import Path
+
+    from nnbook.attention import translate
+    from nnbook.data import dates
+    from nnbook.explore.attention import NHEAD, TARGET, _trained, read_answers, read_dates, translated
+
+    record = json.loads((Path(__file__).parents[1] / "benchmarks/results/date_translator.json").read_text("utf-8"))
+    texts, wanted = dates(1000, rng=np.random.default_rng(record["seeds"]["test"]))
+    how = {"nhead": NHEAD, "start": TARGET.index("start"), "length": 10, "padding": 0}
+    written, looks = translate(_trained(), read_dates(texts), **how)
+    right = (written == read_answers(wanted)[:, 1:]).all(axis=1)
+    assert abs(right.mean() - record["test"]) <= 0.002
+    assert right.mean() > 0.99
+    for i in [
+        *range(5),
+        *np.flatnonzero(~right)[:5],
+    ]:  # also where it errs, the widget shows what greedy decoding writes
+        tokens, chances, weight = translated(texts[i], wanted[i])
+        assert np.array_equal(tokens, written[i])
+        np.testing.assert_allclose(weight, looks[i, :, :, : len(texts[i])], atol=1e-5)
+        np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_trained_heads_look_where_the_experiments_say() -> None:
+    from nnbook.explore.attention import FORMS, TARGET, translated, written
+
+    def looks(day: int, month: int) -> tuple[str, np.ndarray]:
+        """What is read, and the mean over the heads of the attention to it, a row for each character written."""
+        text, wanted = written(day, month, 1987, next(iter(FORMS.values()))), f"1987-{month:02d}-{day:02d}"
+        tokens, _, weight = translated(text, wanted)
+        assert "".join(TARGET[token] for token in tokens) == wanted
+        return text, weight.mean(axis=0)
+
+    text, weight = looks(14, 3)
+    name, year = text.index("M"), text.index("1987")
+    assert (weight[:4, year:].sum(axis=1) > 0.5).all()
+    assert (weight[5:7, name : name + 5].sum(axis=1) > 0.9).all()
+    assert (weight[8:, : name - 1].sum(axis=1) > 0.7).all()
+
+    text, weight = looks(3, 3)
+    assert (weight[8].argmax(), weight[9].argmax()) == (1, 0)
+    np.testing.assert_allclose([weight[8, 1], weight[9, 0]], 2 / 3, atol=0.04)
+
+    for month in (3, 5):
+        text, weight = looks(14, month)
+        assert weight[6].argmax() == text.index("M")
+
+
+def test_every_date_of_the_page_is_translated_right() -> None:
+    from nnbook.explore.attention import FORMS, TARGET, translated, written
+
+    controls = EXPLORABLES["trained_head"].controls
+    for form in FORMS.values():
+        for day in controls["day"].stops:
+            for month in controls["month"].stops:
+                for year in controls["year"].stops:
+                    wanted = f"{year}-{month:02d}-{day:02d}"
+                    tokens, _, _ = translated(written(day, month, year, form), wanted)
+                    assert "".join(TARGET[token] for token in tokens) == wanted
