@@ -263,7 +263,7 @@ def flip(weight) -> Array:
 # ---------------------------------------------------------------------------------------------------------------------
 
 BLOCK = 100_000
-"""How many numbers the bands of one block of images may have, if these are more than one."""
+"""How many numbers the bands of a block of images may have; one image there is at least."""
 
 
 def _blocks(n: int, rows: _Axis, columns: _Axis, channels: int) -> Iterator[slice]:
