@@ -238,7 +238,7 @@ def gru(x, h0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None, *, r
         ValueError: shapes that do not fit (names them), no step, a mask that is not boolean.
 
     PyTorch: one layer of ``torch.nn.GRU``, which has ``reset_after=True`` only, the mask in place of
-    ``pack_padded_sequence``. The original also has the roles of z and 1 - z exchanged. Source: :cite:`cho2014`.
+    ``pack_padded_sequence``. Some texts exchange the roles of z and 1 - z. Source: :cite:`cho2014`.
     """
     (hs,) = _states("gru", 3, x, {"h0": h0}, weight_ih, weight_hh, bias_ih, bias_hh, mask)
     x, mask = _in_order(x, mask, reverse)
@@ -621,7 +621,8 @@ def recurrent(
     Raises:
         ValueError: shapes or a number of dropout masks that do not fit; an option of another cell.
 
-    PyTorch: ``torch.nn.RNN``, ``torch.nn.GRU``, ``torch.nn.LSTM``.
+    PyTorch: ``torch.nn.RNN``, ``torch.nn.GRU``, ``torch.nn.LSTM``. These also take one sequence (T, D) without an axis
+    for the batch, which is refused here, and draw their dropout masks themselves.
     """
     cell = cell_of(params)
     if (nonlinearity != "tanh" and cell != "rnn") or (not reset_after and cell != "gru"):
@@ -630,6 +631,8 @@ def recurrent(
     ends = ("", "_reverse") if "weight_hh_l0_reverse" in params else ("",)
     if dropout_masks is not None and len(dropout_masks) != layers - 1:
         raise ValueError(f"recurrent: {len(dropout_masks)} dropout masks for {layers} layers, expected {layers - 1}")
+    if len(x.shape) != 3:
+        raise ValueError(f"recurrent: x has shape {x.shape}, expected three axes")
     if batch_first:
         x, mask = x.transpose(1, 0, 2), None if mask is None else np.transpose(mask)
     states: tuple[Any, ...] = (state,) if cell != "lstm" else (None, None) if state is None else state
