@@ -147,8 +147,7 @@ def lstm(x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None,
 
     ``c_t = f c_{t-1} + i g`` and ``h_t = o tanh(c_t)``, where the gates ``i, f, o = sigmoid(...)`` and the candidate
     ``g = tanh(...)`` each see ``W_ih x_t + b_ih + W_hh h_{t-1} + b_hh`` with rows of their own, in the order
-    i, f, g, o.
-    T steps, N sequences, D inputs, H hidden units.
+    i, f, g, o. T steps, N sequences, D inputs, H hidden units.
 
     Args:
         x: (T, N, D), at least one step.
@@ -180,9 +179,8 @@ def lstm(x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None,
         gates *= half
         gates += 1 - half
         i, f, g, o = gates
-        np.multiply(f, cs[t], out=cs[t + 1])
-        cs[t + 1] += i * g
-        np.multiply(o, np.tanh(cs[t + 1]), out=hs[t + 1])
+        cs[t + 1] = f * cs[t] + i * g
+        hs[t + 1] = o * np.tanh(cs[t + 1])
         if mask is not None:
             hs[t + 1] = np.where(mask[t], hs[t + 1], hs[t])
             cs[t + 1] = np.where(mask[t], cs[t + 1], cs[t])
@@ -204,10 +202,10 @@ def lstm_vjp(dy, saved, x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=N
         di, df, dg, do = dz[:, t]
         tanh_c = np.tanh(cs[t + 1])
         dc = dc + dh * o * (1 - tanh_c * tanh_c)
-        np.multiply(dc * g, i * (1 - i), out=di)
-        np.multiply(dc * cs[t], f * (1 - f), out=df)
-        np.multiply(dc * i, 1 - g * g, out=dg)
-        np.multiply(dh * tanh_c, o * (1 - o), out=do)
+        di[:] = dc * g * i * (1 - i)
+        df[:] = dc * cs[t] * f * (1 - f)
+        dg[:] = dc * i * (1 - g * g)
+        do[:] = dh * tanh_c * o * (1 - o)
         dc = dc * f + kept
         dh = (dz[:, t] @ W).sum(0) + passed
     return _gradients(dz, dz, hs[:-1], x, (dh, dc), (h0, c0), weight_ih, reverse)
@@ -238,7 +236,7 @@ def gru(x, h0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None, *, r
         ValueError: shapes that do not fit (names them), no step, a mask that is not boolean.
 
     PyTorch: one layer of ``torch.nn.GRU``, which has ``reset_after=True`` only, the mask in place of
-    ``pack_padded_sequence``. The original also has the roles of z and 1 - z exchanged. Source: :cite:`cho2014`.
+    ``pack_padded_sequence``. Some texts exchange the roles of z and 1 - z. Source: :cite:`cho2014`.
     """
     (hs,) = _states("gru", 3, x, {"h0": h0}, weight_ih, weight_hh, bias_ih, bias_hh, mask)
     x, mask = _in_order(x, mask, reverse)
@@ -261,11 +259,10 @@ def gru(x, h0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None, *, r
         if reset_after:
             n += r * inner[t]
         else:
-            np.multiply(r, hs[t], out=inner[t])
+            inner[t] = r * hs[t]
             n += inner[t] @ W[2] + b[2]
         np.tanh(n, out=n)
-        np.multiply(update, hs[t] - n, out=hs[t + 1])
-        hs[t + 1] += n
+        hs[t + 1] = n + update * (hs[t] - n)
         if mask is not None:
             hs[t + 1] = np.where(mask[t], hs[t + 1], hs[t])
     return _stacked(mask, reverse, hs), (z, inner, hs)
@@ -286,16 +283,15 @@ def gru_vjp(
         dh, passed = _arrive(dh, dy[t], mask, t)
         r, update, n = z[:, t]
         dr, dupdate, dn = dz[:, t]
-        np.multiply(dh * (hs[t] - n), update * (1 - update), out=dupdate)
-        np.multiply(dh * (1 - update), 1 - n * n, out=dn)
+        dupdate[:] = dh * (hs[t] - n) * update * (1 - update)
+        dn[:] = dh * (1 - update) * (1 - n * n)
         if reset_after:
-            np.multiply(dn * inner[t], r * (1 - r), out=dr)
-            da[:2, t] = dz[:2, t]
-            np.multiply(dn, r, out=da[2, t])
+            dr[:] = dn * inner[t] * r * (1 - r)
+            da[:2, t], da[2, t] = dz[:2, t], dn * r
             dh = dh * update + (da[:, t] @ W).sum(0) + passed
         else:
             d_inner = dn @ W[2]
-            np.multiply(d_inner * hs[t], r * (1 - r), out=dr)
+            dr[:] = d_inner * hs[t] * r * (1 - r)
             dh = dh * update + d_inner * r + (dz[:2, t] @ W[:2]).sum(0) + passed
     return _gradients(dz, da, hs[:-1], x, (dh,), (h0,), weight_ih, reverse, None if reset_after else inner)
 
@@ -621,7 +617,8 @@ def recurrent(
     Raises:
         ValueError: shapes or a number of dropout masks that do not fit; an option of another cell.
 
-    PyTorch: ``torch.nn.RNN``, ``torch.nn.GRU``, ``torch.nn.LSTM``.
+    PyTorch: ``torch.nn.RNN``, ``torch.nn.GRU``, ``torch.nn.LSTM``. These also take one sequence (T, D) without an axis
+    for the batch, which is refused here, and draw their dropout masks themselves.
     """
     cell = cell_of(params)
     if (nonlinearity != "tanh" and cell != "rnn") or (not reset_after and cell != "gru"):
@@ -630,6 +627,8 @@ def recurrent(
     ends = ("", "_reverse") if "weight_hh_l0_reverse" in params else ("",)
     if dropout_masks is not None and len(dropout_masks) != layers - 1:
         raise ValueError(f"recurrent: {len(dropout_masks)} dropout masks for {layers} layers, expected {layers - 1}")
+    if len(x.shape) != 3:
+        raise ValueError(f"recurrent: x has shape {x.shape}, expected three axes")
     if batch_first:
         x, mask = x.transpose(1, 0, 2), None if mask is None else np.transpose(mask)
     states: tuple[Any, ...] = (state,) if cell != "lstm" else (None, None) if state is None else state

@@ -495,6 +495,7 @@ def test_initial_weights_are_uniform_and_carry_the_forget_bias(rng):
         (lambda r: recurrent_init(0, "lstm", 2, 2), "numpy.random.Generator"),
         (lambda r: cell_of({"weight_hh_l0": np.zeros((4, 2))}), "no parameters of a recurrent network"),
         (lambda r: cell_of({}), "no parameters of a recurrent network"),
+        (lambda r: recurrent(LSTM, X[0]), r"x has shape \(4, 3\), expected three axes"),
         (lambda r: recurrent(LSTM, X, nonlinearity="relu"), "these are parameters of lstm"),
         (lambda r: recurrent(LSTM, X, reset_after=False), "these are parameters of lstm"),
         (lambda r: recurrent(LSTM, X, dropout_masks=[1, 2]), "2 dropout masks for 1 layers, expected 0"),
