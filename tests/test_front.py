@@ -16,7 +16,8 @@ from nnbook.backprop import Primitive
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
-TRANSLATED = ("neurons", "losses", "regularization", "attention")  # modules whose public functions all stand in the Rosetta table
+# Modules whose public functions all stand in the Rosetta table
+TRANSLATED = ("neurons", "losses", "regularization", "attention")
 
 
 def text(path):
