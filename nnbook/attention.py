@@ -267,7 +267,7 @@ def _softmax_rows(s, mask=None):
 
 
 def attention_weights(q, k, mask=None, *, is_causal: bool = False, scale: float | None = None):
-    """The weights by which :func:`scaled_dot_product_attention` averages, to look at (:eq:`eq-attention_weights`).
+    """The weights by which :func:`scaled_dot_product_attention` averages, to look at.
 
     Arguments and errors are as there.
 
@@ -1499,7 +1499,7 @@ def _merge(tokens, left, right, new):
 
 
 def bpe_encode(text: str | bytes, merges: list[tuple[int, int]]) -> Array:
-    """Text to tokens: the merges, in the order in which they were learned (:eq:`eq-bpe_encode`).
+    """Text to tokens: the merges, in the order in which they were learned.
 
     Args:
         text: bytes or a string.
@@ -1523,7 +1523,7 @@ def bpe_vocabulary(merges: list[tuple[int, int]]) -> list[bytes]:
 
 
 def bpe_decode(tokens, merges: list[tuple[int, int]]) -> bytes:
-    """Tokens to bytes, the inverse of :func:`bpe_encode` (:eq:`eq-bpe_decode`).
+    """Tokens to bytes, the inverse of :func:`bpe_encode`.
 
     The bytes of a sequence of tokens need not be valid UTF-8: ``.decode(errors="replace")`` makes a string of any.
 

@@ -384,6 +384,9 @@ def test_attention_is_torchs_with_every_mask(sizes, kind, is_causal, scale, dtyp
     for a, b in zip(ours, theirs, strict=True):
         assert a.dtype == dtype
         assert np.abs(a - b).max() < 200 * eps * max(1, np.abs(b).max())
+    weights = attention_weights(q, k, mask, is_causal=is_causal, scale=scale)
+    assert weights.dtype == dtype
+    assert np.abs(weights @ v - ours[0]).max() < 200 * eps * max(1, np.abs(ours[0]).max())
 
 
 def test_a_query_without_keys_gets_zeros_and_sends_no_gradient(rng):

@@ -16,7 +16,7 @@ from nnbook.backprop import Primitive
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
-TRANSLATED = ("neurons", "losses", "regularization", "cnn", "rnn", "attention")  # modules with a row for every function
+TRANSLATED = ("neurons", "losses", "regularization", "cnn", "rnn", "attention")  # modules whose functions all have a row in the table
 
 
 def text(path):
