@@ -6,8 +6,8 @@ Each module belongs to a chapter or to the machinery around the chapters and is 
 
     nnbook.neurons.softplus(x)
 
-torch is needed only by ``verify``, ``references``, ``twins`` and the twins of ``training``, matplotlib only by ``plots``; they are
-imported when a function needs them.
+torch is needed only by ``verify``, ``references``, ``twins`` and two functions of ``training``, matplotlib only by
+``plots``; they are imported when a function needs them.
 """
 
 from importlib import import_module

@@ -53,6 +53,11 @@ class _Axis(NamedTuple):
     def padded(self) -> int:
         return self.before + self.size + self.after
 
+    @property
+    def steps(self) -> int:
+        """How many strides the padded axis is long, a started one counted."""
+        return -(-self.padded // self.stride)
+
 
 def conv_output_size(size: int, kernel_size: int, *, stride: int = 1, padding: int | str = 0, dilation: int = 1) -> int:
     """How often a window fits along one axis: ``(size + 2 padding - dilation (kernel_size - 1) - 1) // stride + 1``.
@@ -229,7 +234,9 @@ def conv2d_matrix(
 
 
 def flip(weight) -> Array:
-    """Every kernel turned by 180 degrees. Correlation with it is what mathematics calls convolution (:eq:`eq-flip`).
+    """Every kernel turned by 180 degrees.
+
+    Correlation with a flipped kernel is what mathematics calls convolution.
 
     Args:
         weight: (..., kh, kw).
@@ -256,7 +263,7 @@ def flip(weight) -> Array:
 # ---------------------------------------------------------------------------------------------------------------------
 
 BLOCK = 100_000
-"""How many numbers the bands of one block of images may have, if these are more than one."""
+"""How many numbers the bands of a block of images may have; one image there is at least."""
 
 
 def _blocks(n: int, rows: _Axis, columns: _Axis, channels: int) -> Iterator[slice]:
@@ -266,40 +273,41 @@ def _blocks(n: int, rows: _Axis, columns: _Axis, channels: int) -> Iterator[slic
 
 
 def _bands(x, rows: _Axis, columns: _Axis, groups: int):
-    """Rows of images, once for each column of the kernel: (G, C/G kw, stride, H', N Q).
+    """Rows of images, once for each column of the kernel: (G, C/G kw, stride, steps N Q).
 
     The rows are sorted by their remainder modulo the stride, so that those read by one row of the kernel are
     neighbours.
     """
     n, channels = x.shape[:2]
-    s, height = rows.stride, -(-rows.padded // rows.stride)
-    if rows.padded != rows.size or columns.padded != columns.size or height * s != rows.size:
-        padded = np.zeros((n, channels, height * s, columns.padded), x.dtype)
+    height, width = rows.steps * rows.stride, columns.padded
+    if x.shape[2:] != (height, width):
+        padded = np.zeros((n, channels, height, width), x.dtype)
         padded[:, :, rows.before : rows.before + rows.size, columns.before : columns.before + columns.size] = x
         x = padded
-    windows = sliding_window_view(x.reshape(n, channels, height, s, columns.padded), columns.span, axis=4)
-    windows = windows[..., :: columns.stride, :: columns.dilation][..., : columns.out, :]
-    shape = groups, channels // groups * columns.kernel, s, height, n * columns.out
-    return windows.transpose(1, 5, 3, 2, 0, 4).reshape(shape)
+    x = x.reshape(n, channels, rows.steps, rows.stride, width)
+    windows = sliding_window_view(x, columns.span, axis=4)[..., :: columns.stride, :: columns.dilation]
+    windows = windows[..., : columns.out, :].transpose(1, 5, 3, 2, 0, 4)
+    return windows.reshape(groups, channels // groups * columns.kernel, rows.stride, rows.steps * n * columns.out)
 
 
 def _bands_adjoint(bands, n: int, rows: _Axis, columns: _Axis):
-    """(G, C/G kw, stride, H', N Q) back to (N, C, H, W): what came from one pixel adds up."""
-    s, height = bands.shape[2:4]
+    """(G, C/G kw, stride, steps N Q) back to (N, C, H, W): what came from one pixel adds up."""
     channels = bands.shape[0] * bands.shape[1] // columns.kernel
-    bands = bands.reshape(channels, columns.kernel, s, height, n, columns.out).transpose(1, 4, 0, 3, 2, 5)
-    padded = np.zeros((n, channels, height, s, columns.padded), bands.dtype)
+    bands = bands.reshape(channels, columns.kernel, rows.stride, rows.steps, n, columns.out)
+    bands = bands.transpose(1, 4, 0, 3, 2, 5)
+    x = np.zeros((n, channels, rows.steps, rows.stride, columns.padded), bands.dtype)
     for j in range(columns.kernel):
         first = j * columns.dilation
-        padded[..., first : first + (columns.out - 1) * columns.stride + 1 : columns.stride] += bands[j]
-    padded = padded.reshape(n, channels, height * s, columns.padded)
-    return padded[:, :, rows.before : rows.before + rows.size, columns.before : columns.before + columns.size]
+        x[..., first : first + (columns.out - 1) * columns.stride + 1 : columns.stride] += bands[j]
+    x = x.reshape(n, channels, rows.steps * rows.stride, columns.padded)
+    return x[:, :, rows.before : rows.before + rows.size, columns.before : columns.before + columns.size]
 
 
 def _band(bands, rows: _Axis, i: int):
-    """The rows of the bands that row ``i`` of the kernel reads: (G, C/G kw, P, N Q), a view."""
+    """What row ``i`` of the kernel reads: (G, C/G kw, P N Q), a view."""
     first, remainder = divmod(i * rows.dilation, rows.stride)
-    return bands[:, :, remainder, first : first + rows.out]
+    in_a_row = bands.shape[3] // rows.steps
+    return bands[:, :, remainder, first * in_a_row : (first + rows.out) * in_a_row]
 
 
 def _by_rows(weight, groups: int):
@@ -317,15 +325,13 @@ def _channels_first(y, groups: int):
 def _correlate(x, weight, axes: Sequence[_Axis], groups: int):
     """``y[n, o, p, q] = sum over c, i, j of weight[o, c, i, j] x[n, c, p s + i d - before, ...]``."""
     rows, columns = axes
-    kernel_rows = _by_rows(weight, groups)
+    first, *others = _by_rows(weight, groups)
     y = np.empty((len(x), len(weight), rows.out, columns.out), np.result_type(x, weight))
     for block in _blocks(len(x), rows, columns, x.shape[1]):
         bands = _bands(x[block], rows, columns, groups)
-        total = np.zeros((), y.dtype)
-        for i, kernel_row in enumerate(kernel_rows):
-            band = _band(bands, rows, i)
-            part = kernel_row @ band.reshape(*band.shape[:2], -1)
-            total = part if i == 0 else np.add(total, part, out=total)
+        total = first @ _band(bands, rows, 0)
+        for i, kernel_row in enumerate(others, 1):
+            total += kernel_row @ _band(bands, rows, i)
         y[block] = total.reshape(len(weight), rows.out, -1, columns.out).transpose(2, 0, 1, 3)
     return y
 
@@ -337,13 +343,11 @@ def _correlate_adjoint(dy, weight, axes: Sequence[_Axis], groups: int):
     channels = weight.shape[1] * groups
     dx = np.empty((len(dy), channels, rows.size, columns.size), np.result_type(dy, weight))
     for block in _blocks(len(dy), rows, columns, channels):
-        d = _channels_first(dy[block], groups)
-        n = len(dy[block])
-        height = -(-rows.padded // rows.stride)
-        bands = np.zeros((*kernel_rows.shape[1:3], rows.stride, height, n * columns.out), dx.dtype)
+        d, n = _channels_first(dy[block], groups), len(dy[block])
+        bands = np.zeros((*kernel_rows.shape[1:3], rows.stride, rows.steps * n * columns.out), dx.dtype)
         for i, kernel_row in enumerate(kernel_rows):
             band = _band(bands, rows, i)
-            band += (kernel_row @ d).reshape(band.shape)
+            band += kernel_row @ d
         dx[block] = _bands_adjoint(bands, n, rows, columns)
     return dx
 
@@ -357,8 +361,7 @@ def _correlate_weight(dy, x, weight, axes: Sequence[_Axis], groups: int):
         bands = _bands(x[block], rows, columns, groups)
         d = _channels_first(dy[block], groups)
         for i in range(kh):
-            band = _band(bands, rows, i)
-            dw[i] += d @ band.reshape(*band.shape[:2], -1).swapaxes(1, 2)
+            dw[i] += d @ _band(bands, rows, i).swapaxes(1, 2)
     return dw.reshape(kh, groups, out // groups, c, kw).transpose(1, 2, 3, 0, 4).reshape(weight.shape)
 
 
@@ -624,7 +627,7 @@ def max_pool2d(x, *, kernel_size, stride=None, padding=0, dilation=1):
         x: (N, C, H, W).
         kernel_size: of the window, a number or a pair (down, right), as for the others.
         stride: ``None`` for ``kernel_size``: windows side by side.
-        padding: a border that never wins, at most half of the window.
+        padding: a border that never wins, at most half of ``kernel_size``.
         dilation: step from tap to tap.
 
     Returns:
@@ -634,8 +637,9 @@ def max_pool2d(x, *, kernel_size, stride=None, padding=0, dilation=1):
         ValueError: the window does not fit, or the padding is too wide.
 
     Of equal entries the first in scan order (row by row) gets the whole derivative, as in PyTorch. A nan wins; its
-    window then passes no derivative on (PyTorch gives it to the last nan). PyTorch: ``torch.nn.functional.max_pool2d``,
-    with ``ceil_mode=False``. Source: :cite:`riesenhuber1999`.
+    window then passes no derivative on (PyTorch gives it to the last nan). A window whose taps all lie in the padding,
+    which takes a dilation, gives -inf. PyTorch: ``torch.nn.functional.max_pool2d``,
+    with ``ceil_mode=False``.
     """
     x = _images("max_pool2d", x)
     axes = _pool_axes("max_pool2d", x, kernel_size, stride, padding, dilation)
@@ -667,7 +671,7 @@ def avg_pool2d(x, *, kernel_size, stride=None, padding=0, count_include_pad=True
         x: (N, C, H, W).
         kernel_size: of the window, a number or a pair (down, right), as for the others.
         stride: ``None`` for ``kernel_size``: windows side by side.
-        padding: zeros around the image, at most half of the window.
+        padding: zeros around the image, at most half of ``kernel_size``.
         count_include_pad: whether these zeros count among what is averaged.
 
     Returns:
@@ -717,8 +721,8 @@ def _pool_axes(name, x, kernel_size, stride, padding, dilation):
     padding = _integers(name, "padding", padding, 2, 0)
     kernel_size = _integers(name, "kernel_size", kernel_size, 2, 1)
     axes = _axes(f"{name}: x of shape {x.shape}", x.shape[2:], kernel_size, stride, padding, dilation)
-    if any(axis.before > axis.span // 2 for axis in axes):
-        raise ValueError(f"{name}: padding {padding} must be at most half of the window, which spans {kernel_size}")
+    if any(axis.before > axis.kernel // 2 for axis in axes):
+        raise ValueError(f"{name}: padding {padding} must be at most half of kernel_size {kernel_size}")
     return axes
 
 
@@ -804,7 +808,7 @@ def receptive_field(layers: Sequence[dict[str, int]]) -> list[Field]:
     Raises:
         ValueError: a layer lacks ``kernel_size``, has an unknown key, or a number is out of range.
 
-    PyTorch: none. Source: :cite:`araujo2019`.
+    PyTorch: none.
     """
     size, jump, start, fields = 1, 1, 0, []
     for number, layer in enumerate(layers):
@@ -1012,7 +1016,7 @@ def inception_init(
 
 
 def inception(params: Tree, x):
-    """Four views of the same place beside each other: kernels of 1, 3 and 5, and a pool (:eq:`eq-inception`).
+    """Four views of the same place beside each other: kernels of 1, 3 and 5, and a pool.
 
     Args:
         params: from :func:`inception_init`.

@@ -1194,3 +1194,212 @@ REFERENCES.update(
         ),
     ),
 )
+
+
+# Chapter 6: convolutions and pooling, nnbook.cnn
+
+
+def pool_gaps(x, *, kernel_size, stride=None, padding=0, dilation=1):
+    """By how much the largest entry of each window exceeds the second largest."""
+    kernel, step, pad, gap = (
+        v if isinstance(v, tuple) else (v, v) for v in (kernel_size, stride or kernel_size, padding, dilation)
+    )
+    sizes = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(x.shape[2:], kernel, step, pad, gap, strict=True)
+    ]
+    found = []
+    for p in range(sizes[0]):
+        for q in range(sizes[1]):
+            rows = [h for i in range(kernel[0]) if 0 <= (h := p * step[0] + i * gap[0] - pad[0]) < x.shape[2]]
+            columns = [w for j in range(kernel[1]) if 0 <= (w := q * step[1] + j * gap[1] - pad[1]) < x.shape[3]]
+            window = np.sort(x[:, :, rows][..., columns].reshape(*x.shape[:2], len(rows) * len(columns)), axis=-1)
+            if window.shape[-1] > 1:
+                found.append(window[..., -1] - window[..., -2])
+    return np.array(found)
+
+
+POOL_BAD = (
+    (Case("three axes", normal((3, 4, 4)), {"kernel_size": 2}), r"\(N, C, H, W\), not \(3, 4, 4\)"),
+    (Case("window too large", normal((1, 1, 2, 5)), {"kernel_size": 3}), r"\(1, 1, 2, 5\).*3 taps.*spans 3"),
+    (Case("no stride", normal((1, 1, 4, 4)), {"kernel_size": 2, "stride": 0}), "stride must be .* at least 1, not 0"),
+    (Case("three numbers", normal((1, 1, 4, 4)), {"kernel_size": (2, 2, 2)}), r"kernel_size must be .*\(2, 2, 2\)"),
+    (Case("wide padding", normal((1, 1, 4, 4)), {"kernel_size": 2, "padding": 2}), r"padding \(2, 2\).*at most half"),
+)
+
+REFERENCES.update(
+    conv1d=Reference(
+        lambda torch: torch.nn.functional.conv1d,
+        (
+            Case("sequences", normal((2, 3, 7), (4, 3, 3), (4,))),
+            Case("no bias", normal((2, 3, 7), (4, 3, 2))),
+            Case("stride", normal((2, 2, 8), (3, 2, 3), (3,)), {"stride": 2}),
+            Case("padding and dilation", normal((2, 2, 6), (3, 2, 3), (3,)), {"padding": 2, "dilation": 2}),
+            Case("same", normal((2, 2, 6), (3, 2, 3), (3,)), {"padding": "same", "dilation": 2}),
+            Case("groups", normal((2, 4, 6), (6, 2, 3), (6,)), {"groups": 2}),
+            Case("all options", normal((2, 4, 9), (4, 2, 2), (4,)), {"stride": 3, "padding": 1, "groups": 2}),
+            Case("size 1", uniform(0.5, 2, (1, 1, 1), (1, 1, 1), (1,))),
+            Case("no sequence", normal((0, 2, 5), (3, 2, 3), (3,))),
+        ),
+        analytic=True,
+        bad=(
+            (Case("two axes", normal((2, 7), (4, 3, 3))), r"\(N, C, L\), not \(2, 7\)"),
+            (Case("channels differ", normal((2, 3, 7), (4, 2, 3))), r"groups=1.*\(2, 3, 7\).*\(O, 3, K\).*\(4, 2, 3\)"),
+            (Case("kernel too long", normal((2, 3, 7), (4, 3, 8))), r"\(2, 3, 7\).*padding 0 is 7.*8 taps.*at least 8"),
+            (Case("bias too long", normal((2, 3, 7), (4, 3, 3), (3,))), r"bias of shape \(3,\).*\(4, 3, 3\).*\(4,\)"),
+        ),
+    ),
+    conv2d=Reference(
+        lambda torch: torch.nn.functional.conv2d,
+        (
+            Case("images", normal((2, 3, 6, 5), (4, 3, 3, 2), (4,))),
+            Case("no bias", normal((2, 3, 5, 5), (2, 3, 3, 3))),
+            Case("stride", normal((2, 2, 7, 8), (3, 2, 3, 3), (3,)), {"stride": 2}),
+            Case("padding", normal((2, 2, 5, 4), (3, 2, 3, 3), (3,)), {"padding": (2, 1)}),
+            Case("same", normal((2, 2, 5, 4), (3, 2, 3, 3), (3,)), {"padding": "same"}),
+            Case("dilation", normal((2, 2, 7, 6), (3, 2, 3, 2), (3,)), {"dilation": (2, 3)}),
+            Case("groups", normal((2, 4, 5, 5), (6, 2, 3, 3), (6,)), {"groups": 2}),
+            Case("depthwise", normal((2, 3, 5, 5), (3, 1, 3, 3), (3,)), {"groups": 3, "padding": 1}),
+            Case(
+                "all options",
+                normal((2, 4, 9, 8), (4, 2, 3, 2), (4,)),
+                {"stride": (2, 3), "padding": (1, 2), "dilation": (2, 1), "groups": 2},
+            ),
+            Case("1 x 1", normal((2, 3, 4, 4), (5, 3, 1, 1), (5,))),
+            Case("size 1", uniform(0.5, 2, (1, 1, 1, 1), (1, 1, 1, 1), (1,))),
+            Case("no image", normal((0, 2, 5, 5), (3, 2, 3, 3), (3,))),
+        ),
+        analytic=True,
+        bad=(
+            (Case("one image", normal((3, 5, 5), (4, 3, 3, 3))), r"\(N, C, H, W\), not \(3, 5, 5\)"),
+            (Case("weight of a line", normal((2, 3, 5, 5), (4, 3, 3))), r"\(O, C / groups, kh, kw\).*\(4, 3, 3\)"),
+            (
+                Case("channels differ", normal((2, 3, 5, 5), (4, 2, 3, 3))),
+                r"groups=1.*\(2, 3, 5, 5\).*\(O, 3, kh, kw\), not \(4, 2, 3, 3\)",
+            ),
+            (
+                Case("groups do not divide", normal((2, 4, 5, 5), (6, 2, 3, 3)), {"groups": 3}),
+                r"\(2, 4, 5, 5\).*\(6, 2, 3, 3\).*groups=3 does not",
+            ),
+            (
+                Case("kernel too large", normal((2, 3, 5, 2), (4, 3, 3, 3))),
+                r"\(2, 3, 5, 2\).*size of 2 with padding 0 is 2 wide.*3 taps with dilation 1 spans 3.*at least 3",
+            ),
+            (
+                Case("dilation too large", normal((2, 3, 5, 5), (4, 3, 3, 3)), {"dilation": 3, "padding": 0}),
+                r"dilation 3 spans 7; expected a size of at least 7",
+            ),
+            (Case("same with stride", normal((1, 1, 5, 5), (1, 1, 3, 3)), {"padding": "same", "stride": 2}), "stride"),
+            (Case("another word", normal((1, 1, 5, 5), (1, 1, 3, 3)), {"padding": "full"}), "not 'full'"),
+            (Case("negative", normal((1, 1, 5, 5), (1, 1, 3, 3)), {"padding": -1}), "padding .* at least 0, not -1"),
+            (Case("half", normal((1, 1, 5, 5), (1, 1, 3, 3)), {"stride": 1.5}), "stride must be an integer .*1.5"),
+            (Case("bias too short", normal((2, 3, 5, 5), (4, 3, 3, 3), (1,))), r"bias of shape \(1,\).*\(4,\)"),
+        ),
+    ),
+    conv_transpose2d=Reference(
+        lambda torch: torch.nn.functional.conv_transpose2d,
+        (
+            Case("images", normal((2, 3, 4, 3), (3, 4, 3, 2), (4,))),
+            Case("no bias", normal((2, 3, 3, 3), (3, 2, 3, 3))),
+            Case("stride", normal((2, 2, 3, 4), (2, 3, 3, 3), (3,)), {"stride": 2}),
+            Case("padding", normal((2, 2, 5, 4), (2, 3, 3, 3), (3,)), {"padding": (2, 1)}),
+            Case("larger output", normal((2, 2, 3, 3), (2, 3, 3, 3), (3,)), {"stride": 3, "output_padding": (1, 2)}),
+            Case("dilation", normal((2, 2, 3, 3), (2, 3, 3, 2), (3,)), {"dilation": (2, 3), "output_padding": 1}),
+            Case("groups", normal((2, 4, 3, 3), (4, 3, 3, 3), (6,)), {"groups": 2}),
+            Case(
+                "all options",
+                normal((2, 4, 3, 4), (4, 2, 3, 2), (4,)),
+                {"stride": (2, 3), "padding": 1, "output_padding": (1, 0), "dilation": (2, 1), "groups": 2},
+            ),
+            Case("size 1", uniform(0.5, 2, (1, 1, 1, 1), (1, 1, 1, 1), (1,))),
+            Case("no image", normal((0, 2, 3, 3), (2, 3, 3, 3), (3,))),
+        ),
+        analytic=True,
+        bad=(
+            (Case("one image", normal((3, 5, 5), (3, 4, 3, 3))), r"\(N, C, H, W\), not \(3, 5, 5\)"),
+            (Case("weight of a line", normal((2, 3, 5, 5), (3, 4, 3))), r"\(C, O / groups, kh, kw\).*\(3, 4, 3\)"),
+            (Case("channels differ", normal((2, 3, 5, 5), (4, 3, 3, 3))), r"\(2, 3, 5, 5\).*\(3, O.*\(4, 3, 3, 3\)"),
+            (Case("groups", normal((2, 3, 5, 5), (3, 4, 3, 3)), {"groups": 2}), r"groups=2.*\(2, 3, 5, 5\)"),
+            (Case("bias too short", normal((2, 3, 5, 5), (3, 4, 3, 3), (3,))), r"bias of shape \(3,\).*\(4,\)"),
+            (Case("all cut off", normal((1, 1, 1, 1), (1, 1, 3, 3)), {"padding": 2}), "padding 2 .*size of -1"),
+            (
+                Case("more than the stride", normal((1, 1, 3, 3), (1, 1, 3, 3)), {"stride": 2, "output_padding": 2}),
+                "output_padding 2 must be less than stride 2",
+            ),
+        ),
+    ),
+    max_pool2d=Reference(
+        lambda torch: torch.nn.functional.max_pool2d,
+        (
+            Case("side by side", normal((2, 2, 4, 6)), {"kernel_size": 2}),
+            Case("a rest left over", normal((2, 2, 5, 5)), {"kernel_size": 2}),
+            Case("overlapping", normal((2, 2, 5, 5)), {"kernel_size": 3, "stride": 1}),
+            Case("padding", normal((2, 2, 4, 4)), {"kernel_size": 3, "stride": 2, "padding": 1}),
+            Case("pairs", normal((2, 1, 6, 7)), {"kernel_size": (2, 3), "stride": (1, 2), "padding": (0, 1)}),
+            Case("dilation", normal((1, 2, 6, 6)), {"kernel_size": 2, "stride": 1, "dilation": (2, 3)}),
+            Case("size 1", uniform(0.5, 2, (1, 1, 1, 1)), {"kernel_size": 1}),
+            Case("no image", normal((0, 2, 4, 4)), {"kernel_size": 2}),
+        ),
+        kinks=pool_gaps,
+        bad=POOL_BAD,
+        at_kinks=(
+            Case("all equal", lambda rng: (np.zeros((1, 2, 4, 4)),), {"kernel_size": 2}),
+            Case("few values", lambda rng: (rng.integers(0, 2, (2, 2, 6, 6)).astype(float),), {"kernel_size": 3}),
+            Case(
+                "few values, overlapping",
+                lambda rng: (rng.integers(0, 2, (2, 2, 5, 5)).astype(float),),
+                {"kernel_size": 3, "stride": 1, "padding": 1},
+            ),
+            Case(
+                "few values, dilation",
+                lambda rng: (rng.integers(0, 2, (1, 1, 7, 6)).astype(float),),
+                {"kernel_size": 2, "stride": 1, "padding": 1, "dilation": 2},
+            ),
+        ),
+        extremes=(
+            Case("both ends", uniform(-1e4, 1e4, (2, 2, 4, 4)), {"kernel_size": 2}),
+            Case(
+                "infinities",
+                lambda rng: (rng.choice([-np.inf, -1e4, 1e4, np.inf], (2, 2, 5, 5)),),
+                {"kernel_size": 3, "stride": 1, "padding": 1},
+            ),
+            Case(
+                "nothing but -inf",
+                lambda rng: (np.full((1, 1, 3, 3), -np.inf),),
+                {"kernel_size": 3, "stride": 1, "padding": 1},
+            ),
+        ),
+    ),
+    avg_pool2d=Reference(
+        lambda torch: torch.nn.functional.avg_pool2d,
+        (
+            Case("side by side", normal((2, 2, 4, 6)), {"kernel_size": 2}),
+            Case("a rest left over", normal((2, 2, 5, 5)), {"kernel_size": 2}),
+            Case("overlapping", normal((2, 2, 5, 5)), {"kernel_size": 3, "stride": 1}),
+            Case("padding", normal((2, 2, 4, 4)), {"kernel_size": 3, "stride": 2, "padding": 1}),
+            Case(
+                "padding that does not count",
+                normal((2, 2, 5, 4)),
+                {"kernel_size": (3, 2), "stride": (1, 2), "padding": 1, "count_include_pad": False},
+            ),
+            Case("size 1", uniform(0.5, 2, (1, 1, 1, 1)), {"kernel_size": 1}),
+            Case("no image", normal((0, 2, 4, 4)), {"kernel_size": 2}),
+        ),
+        analytic=True,
+        bad=POOL_BAD,
+    ),
+    global_avg_pool2d=Reference(
+        lambda torch: lambda x: torch.nn.functional.adaptive_avg_pool2d(x, 1).flatten(1),
+        (
+            Case("images", normal((2, 3, 4, 5))),
+            Case("one pixel", normal((2, 3, 1, 1))),
+            Case("size 1", uniform(0.5, 2, (1, 1, 1, 1))),
+            Case("no image", normal((0, 2, 3, 3))),
+        ),
+        analytic=True,
+        bad=(
+            (Case("three axes", normal((3, 4, 4))), r"\(N, C, H, W\), not \(3, 4, 4\)"),
+            (Case("no pixel", normal((2, 3, 0, 4))), r"\(2, 3, 0, 4\)"),
+        ),
+    ),
+)

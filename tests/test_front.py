@@ -16,7 +16,7 @@ from nnbook.backprop import Primitive
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
-TRANSLATED = ("neurons", "losses", "regularization")  # modules whose public functions all stand in the Rosetta table
+TRANSLATED = ("neurons", "losses", "regularization", "cnn")  # modules whose public functions all have a Rosetta row
 
 
 def text(path):
