@@ -106,7 +106,7 @@ def test_a_drawing_is_chosen_among_pictures_and_the_page_says_where_one_draws() 
     assert [radio["type"] for radio in radios] == ["radio"] * 2
     assert '<path fill-opacity="1" d="M0 0h1v1h-1zM1 1h1v1h-1zM2 2h1v1h-1z"/>' in text
     assert '<path fill-opacity="0.5" d="M0 0h3v1h-3zM0 1h3v1h-3zM0 2h3v1h-3z"/>' in text
-    assert page.coarse_note(e) == " On this page Picture is one of those stored; in Jupyter you draw it."
+    assert page.coarse_note(e) == " On this page you choose among stored pictures; in Jupyter you draw your own."
 
 
 def test_the_page_says_which_controls_are_coarser_than_in_jupyter() -> None:

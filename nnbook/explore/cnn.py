@@ -165,7 +165,7 @@ def convolution_stepper(image, kernel, stride, padding, dilation):
         moments.append((f"{k + 1} of {n * n}", update, told))
 
     traces = {
-        "input": pixels(x, strength=0.6),
+        "input": pixels(x, strength=0.5),
         "grid": line(*grid(N, N), colour=GREY, width=0.5, opacity=0.4),
         "padding": line(*outline(-padding, -padding, side, side), colour=GREY, dash="dash", width=1.5),
         "edge": line(*outline(0, 0, N, N), colour=GREY, width=1.5),
@@ -305,7 +305,7 @@ def spot(layer: int, side: int, channel: int, row: float, column: float) -> tupl
 
 
 def chance(p: float) -> str:
-    return "above 0.999" if p > 0.9995 else "below 0.001" if p < 0.0005 else f"{p:.3f}"
+    return "more than 0.999" if p > 0.9995 else "less than 0.001" if p < 0.0005 else f"{p:.3f}"
 
 
 @explorable(
@@ -360,7 +360,7 @@ def draw_a_digit(drawing, layer, row, column):
     wide = spot(chosen, side, 0, 0, side)[0]
     names = [f"{name}, {len(m)} maps of {m.shape[1]} × {m.shape[1]}" for name, m in zip(LAYERS, maps, strict=True)]
     data = [
-        pixels(picture, low=0, high=1, grey=True),
+        pixels(picture, low=0, high=1, strength=1.0, grey=True),
         line(*outline(0, 0, SIDE, SIDE), colour=GREY, width=1),
         line(*outline(left, top, field.size, field.size), colour=PURPLE, width=3),
         *(sheet(m, k) for k, m in enumerate(maps)),
