@@ -729,5 +729,5 @@ def test_every_date_of_the_page_is_translated_right() -> None:
             for month in controls["month"].stops:
                 for year in controls["year"].stops:
                     wanted = f"{year}-{month:02d}-{day:02d}"
-                    tokens, _, _ = translated(written(day, month, year, form), wanted)
+                    tokens, _, _ = translated(written(day, month, int(year), form), wanted)
                     assert "".join(TARGET[token] for token in tokens) == wanted
