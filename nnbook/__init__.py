@@ -6,7 +6,7 @@ Each module belongs to a chapter or to the machinery around the chapters and is 
 
     nnbook.neurons.softplus(x)
 
-torch is needed only by ``verify``, ``references``, ``twins`` and the twins of ``training``, matplotlib only by ``plots``; they are
+torch is needed only by ``verify``, ``references``, ``twins`` and ``training``, matplotlib only by ``plots``; they are
 imported when a function needs them.
 """
 
@@ -27,6 +27,7 @@ __all__ = [
     "plots",
     "references",
     "regularization",
+    "rnn",
     "training",
     "twins",
     "verify",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         plots,
         references,
         regularization,
+        rnn,
         training,
         twins,
         verify,

@@ -1194,3 +1194,264 @@ REFERENCES.update(
         ),
     ),
 )
+
+
+# Chapter 7: recurrent networks
+
+
+def recurrent_arrays(
+    gates: int,
+    T: int,
+    N: int,
+    D: int,
+    H: int,
+    *,
+    states: int = 1,
+    bias: bool = True,
+    mask: str = "",
+    start: bool = True,
+) -> Callable[[Rng], tuple[Any, ...]]:
+    """Inputs, initial states, weights and biases of a recurrent layer; ``mask``: none, ``"ends"`` or ``"gaps"``."""
+
+    def arrays(rng: Rng) -> tuple[Any, ...]:
+        initial = rng.normal(size=(states, N, H))
+        padding = {
+            "": (),
+            "ends": (np.arange(T)[:, None] < rng.integers(1, T + 1, N),),
+            "gaps": (rng.random((T, N)) < 0.6,),
+        }[mask]
+        return (
+            rng.normal(size=(T, N, D)),
+            *(initial if start else [None] * states),
+            rng.normal(size=(gates * H, D)) / np.sqrt(D),
+            rng.normal(size=(gates * H, H)) / np.sqrt(H),
+            *(0.5 * rng.normal(size=(2, gates * H)) if bias else [None, None]),
+            *padding,
+        )
+
+    return arrays
+
+
+def recurrent_cases(gates: int, states: int) -> tuple[Case, ...]:
+    """What all recurrent layers are compared on."""
+
+    def arrays(*sizes, **options):
+        return recurrent_arrays(gates, *sizes, states=states, **options)
+
+    return (
+        Case("five steps", arrays(5, 3, 2, 4)),
+        Case("reverse", arrays(5, 3, 2, 4), {"reverse": True}),
+        Case("padded", arrays(6, 4, 3, 2, mask="ends")),
+        Case("padded, reverse", arrays(6, 4, 3, 2, mask="ends"), {"reverse": True}),
+        Case("gaps in the mask", arrays(6, 3, 2, 3, mask="gaps")),
+        Case("no bias", arrays(4, 2, 3, 3, bias=False)),
+        Case("no initial state", arrays(4, 2, 3, 3, start=False)),
+        Case("one step", arrays(1, 2, 3, 2)),
+        Case("size 1", arrays(2, 1, 1, 1)),
+        Case("no sequence", arrays(3, 0, 2, 2)),
+    )
+
+
+def recurrent_bad(gates: int, states: int) -> tuple[tuple[Case, str], ...]:
+    """Arguments that every recurrent layer refuses."""
+    good = recurrent_arrays(gates, 4, 3, 2, 5, states=states)
+
+    def spoiled(place: int, *shape: int) -> Callable[[Rng], tuple[Any, ...]]:
+        def arrays(rng: Rng) -> tuple[Any, ...]:
+            args = [*good(rng), np.ones((4, 3), bool)]
+            args[place] = np.ones(shape, bool if place == len(args) - 1 else float)
+            return tuple(args)
+
+        return arrays
+
+    def of_numbers(rng: Rng) -> tuple[Any, ...]:
+        return (*good(rng), np.ones((4, 3)))
+
+    w = states + 1
+    return (
+        (Case("no axis of time", spoiled(0, 3, 2)), r"x has shape \(3, 2\), expected \(T, N, D\)"),
+        (Case("no step", spoiled(0, 0, 3, 2)), r"x has shape \(0, 3, 2\).*at least one step"),
+        (Case("other batch", spoiled(1, 2, 5)), r"h0 has shape \(2, 5\), expected \(3, 5\)"),
+        (Case("batch of the last state", spoiled(states, 2, 5)), r"0 has shape \(2, 5\), expected \(3, 5\)"),
+        (Case("inputs", spoiled(w, gates * 5, 3)), rf"weight_ih has shape \({gates * 5}, 3\).*\({gates * 5}, 2\)"),
+        (Case("rows", spoiled(w + 1, 5, 4)), rf"weight_hh has shape \(5, 4\), expected \({gates * 4}, 4\)"),
+        (Case("no matrix", spoiled(w + 1, 5)), r"weight_hh has shape \(5,\), expected"),
+        (Case("short bias_ih", spoiled(w + 2, 1)), rf"bias_ih has shape \(1,\), expected \({gates * 5},\)"),
+        (Case("short bias_hh", spoiled(w + 3, 1)), rf"bias_hh has shape \(1,\), expected \({gates * 5},\)"),
+        (Case("mask transposed", spoiled(w + 4, 3, 4)), r"mask has shape \(3, 4\), expected \(4, 3\)"),
+        (Case("mask of numbers", of_numbers), "mask has dtype float64, expected bool"),
+    )
+
+
+def _torch_recurrent(kind: str, torch, x, states, weights, mask, reverse, step=None):
+    """PyTorch's own layer; where there is a mask (or a step it lacks), its cell in a loop that carries the states."""
+    w_ih, w_hh, b_ih, b_hh = weights
+    zeros = x.new_zeros(x.shape[1], w_hh.shape[1])
+    states = [zeros if s is None else s for s in states]
+    if mask is None and step is None and x.shape[1]:
+        x = x.flip(0) if reverse else x
+        hx = tuple(s[None] for s in states) if kind == "lstm" else states[0][None]
+        flat = [w_ih, w_hh] if b_ih is None else [w_ih, w_hh, b_ih, b_hh]
+        layer = getattr(torch, kind)
+        y, *final = layer(x, hx, flat, b_ih is not None, 1, 0.0, False, False, False)
+        return torch.cat([y.flip(0) if reverse else y, *final])
+    cell = step or getattr(torch, {"lstm": "lstm_cell", "gru": "gru_cell"}.get(kind, f"{kind}_cell"))
+    outputs = [None] * len(x)
+    for t in reversed(range(len(x))) if reverse else range(len(x)):
+        new = cell(x[t], tuple(states) if kind == "lstm" else states[0], w_ih, w_hh, b_ih, b_hh)
+        new = list(new) if kind == "lstm" else [new]
+        here = x.new_ones(x.shape[1], 1, dtype=bool) if mask is None else mask[t][:, None]
+        outputs[t] = torch.where(here, new[0], 0)
+        states = [torch.where(here, a, b) for a, b in zip(new, states, strict=True)]
+    return torch.cat([torch.stack(outputs), *(s[None] for s in states)])
+
+
+def _torch_rnn(torch):
+    def f(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, mask=None, nonlinearity="tanh", reverse=False):
+        return _torch_recurrent(f"rnn_{nonlinearity}", torch, x, [h0], (w_ih, w_hh, b_ih, b_hh), mask, reverse)
+
+    return f
+
+
+def _torch_lstm(torch):
+    def f(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, mask=None, reverse=False):
+        return _torch_recurrent("lstm", torch, x, [h0, c0], (w_ih, w_hh, b_ih, b_hh), mask, reverse)
+
+    return f
+
+
+def _torch_gru(torch):
+    def reset_before(x, h, w_ih, w_hh, b_ih, b_hh):
+        linear, H = torch.nn.functional.linear, h.shape[1]
+        b = w_hh.new_zeros(len(w_hh)) if b_hh is None else b_hh
+        from_x = linear(x, w_ih, b_ih)
+        gates = torch.sigmoid(from_x[:, : 2 * H] + linear(h, w_hh[: 2 * H], b[: 2 * H]))
+        n = torch.tanh(from_x[:, 2 * H :] + linear(gates[:, :H] * h, w_hh[2 * H :], b[2 * H :]))
+        return (1 - gates[:, H:]) * n + gates[:, H:] * h
+
+    def f(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, mask=None, reset_after=True, reverse=False):
+        step = None if reset_after else reset_before
+        return _torch_recurrent("gru", torch, x, [h0], (w_ih, w_hh, b_ih, b_hh), mask, reverse, step)
+
+    return f
+
+
+def _relu_kinks(x, h0, w_ih, w_hh, b_ih, b_hh, mask=None, *, nonlinearity="tanh", reverse=False):
+    if nonlinearity != "relu":
+        return np.array(np.inf)
+    z = []
+    for t in range(len(x))[:: -1 if reverse else 1]:
+        z.append(np.abs(x[t] @ w_ih.T + h0 @ w_hh.T + b_ih + b_hh))
+        h0 = np.maximum(x[t] @ w_ih.T + h0 @ w_hh.T + b_ih + b_hh, 0)
+    return np.array(z)
+
+
+def _torch_linear_recurrence(torch):
+    def f(a, b, h0=None, method="scan"):
+        h = torch.zeros_like(a[0]) if h0 is None else h0
+        outputs = []
+        for a_t, b_t in zip(a, b, strict=True):
+            h = a_t * h + b_t
+            outputs.append(h)
+        return torch.stack(outputs)
+
+    return f
+
+
+def recurrence(T: int, *shape: int, start: bool = True) -> Callable[[Rng], tuple[Any, ...]]:
+    """Factors between -1 and 1, terms, and (with ``start``) an initial state."""
+    return lambda rng: (
+        rng.uniform(-1, 1, (T, *shape)),
+        rng.normal(size=(T, *shape)),
+        *((rng.normal(size=shape),) if start else ()),
+    )
+
+
+def token_case(name: str, tokens: Any, count: int, size: int, **static: Any) -> Case:
+    """Fixed tokens and a random matrix of vectors."""
+    return Case(name, lambda rng: (np.array(tokens, int), rng.normal(size=(count, size))), static)
+
+
+REFERENCES.update(
+    embedding=Reference(
+        lambda torch: torch.nn.functional.embedding,
+        (
+            token_case("sequences", [[0, 2], [2, 1], [2, 4]], 5, 3),
+            token_case("one token", 3, 4, 2),
+            token_case("one after the other", [3, 0, 3, 3], 4, 3),
+            token_case("size 1", [0], 1, 1),
+            token_case("no token", [], 3, 2),
+        ),
+        analytic=True,
+        at_kinks=(token_case("padding", [[0, 1, 1], [2, 0, 0]], 4, 3, padding_idx=0),),  # a rule, not a derivative
+        bad=(
+            (token_case("token too large", [0, 5], 5, 3), "tokens run from 0 to 5, allowed is 0 to 4"),
+            (token_case("negative token", [-1], 5, 3), "tokens run from -1 to -1"),
+            (
+                Case("tokens that are no integers", fixed([0.0, 1.0], [[1.0], [2.0]])),
+                "dtype float64, expected integers",
+            ),
+            (Case("one vector only", fixed([0, 1], [1.0, 2.0])), r"weight has shape \(2,\), expected \(K, D\)"),
+            (token_case("padding out of range", [0], 3, 2, padding_idx=3), "padding_idx 3 is not from 0 to 2"),
+        ),
+    ),
+    rnn=Reference(
+        _torch_rnn,
+        (
+            *recurrent_cases(1, 1),
+            Case("relu", recurrent_arrays(1, 5, 3, 2, 4), {"nonlinearity": "relu"}),
+            Case("relu, reverse", recurrent_arrays(1, 5, 3, 2, 4), {"nonlinearity": "relu", "reverse": True}),
+        ),
+        kinks=_relu_kinks,
+        bad=(
+            *recurrent_bad(1, 1),
+            (Case("sigmoid", recurrent_arrays(1, 3, 2, 2, 2), {"nonlinearity": "sigmoid"}), "'relu', not 'sigmoid'"),
+        ),
+        at_kinks=(
+            Case(
+                "relu of zero",
+                fixed([[[1.0]], [[-2.0]]], [[1.0]], [[1.0]], [[1.0]], [0.0], [0.0]),
+                {"nonlinearity": "relu"},
+            ),
+        ),
+    ),
+    lstm=Reference(_torch_lstm, recurrent_cases(4, 2), analytic=True, bad=recurrent_bad(4, 2)),
+    gru=Reference(
+        _torch_gru,
+        (
+            *recurrent_cases(3, 1),
+            Case("reset before", recurrent_arrays(3, 5, 3, 2, 4), {"reset_after": False}),
+            Case("reset before, padded", recurrent_arrays(3, 5, 3, 2, 4, mask="ends"), {"reset_after": False}),
+            Case(
+                "reset before, reverse, no bias",
+                recurrent_arrays(3, 4, 3, 2, 3, bias=False),
+                {"reset_after": False, "reverse": True},
+            ),
+        ),
+        analytic=True,
+        bad=recurrent_bad(3, 1),
+    ),
+    linear_recurrence=Reference(
+        _torch_linear_recurrence,
+        (
+            Case("vectors", recurrence(7, 3)),
+            Case("no initial state", recurrence(5, 2, start=False)),
+            Case("batches", recurrence(8, 2, 3)),
+            Case("numbers", recurrence(6)),
+            Case("loop", recurrence(7, 3), {"method": "loop"}),
+            Case("loop, no initial state", recurrence(5, 2, start=False), {"method": "loop"}),
+            Case("one step", recurrence(1, 2)),
+            Case("size 1", recurrence(2, 1)),
+            Case("no entry", recurrence(3, 0)),
+        ),
+        analytic=True,
+        bad=(
+            (Case("other length", normal((4, 2), (3, 2))), r"a has shape \(4, 2\), b \(3, 2\)"),
+            (Case("a factor that would broadcast", normal((4, 1), (4, 2))), r"a has shape \(4, 1\), b \(4, 2\)"),
+            (Case("0-d", normal((), ())), r"expected twice \(T, \.\.\.\)"),
+            (Case("state of two rows", normal((4, 2), (4, 2), (2, 2))), r"h0 has shape \(2, 2\), expected \(2,\)"),
+            (Case("unknown method", recurrence(3, 2), {"method": "tree"}), "'scan' or 'loop', not 'tree'"),
+        ),
+        extremes=(Case("both ends", lambda rng: (rng.choice([-1e4, 1e4], (4, 2)), 1e4 * rng.normal(size=(4, 2)))),),
+    ),
+)

@@ -16,7 +16,7 @@ from nnbook.backprop import Primitive
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
-TRANSLATED = ("neurons", "losses", "regularization")  # modules whose public functions all stand in the Rosetta table
+TRANSLATED = ("neurons", "losses", "regularization", "rnn")  # modules whose functions all stand in the Rosetta table
 
 
 def text(path):
