@@ -237,8 +237,8 @@ def control_html(name: str, key: str, control) -> str:
 def coarse_note(explorable) -> str:
     """Where the page offers fewer values than Jupyter, in words."""
     coarse = [c.label for c in explorable.controls.values() if c.is_coarse]
-    drawn = [c.label for c in explorable.controls.values() if c.kind == "drawing"]
-    note = f" On this page {html.escape(drawn[0])} is one of those stored; in Jupyter you draw it." if drawn else ""
+    draws = any(c.kind == "drawing" for c in explorable.controls.values())
+    note = " On this page you choose among stored pictures; in Jupyter you draw your own." if draws else ""
     if not coarse:
         return note
     listed = coarse[0] if len(coarse) == 1 else ", ".join(coarse[:-1]) + " and " + coarse[-1]

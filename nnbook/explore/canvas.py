@@ -12,8 +12,10 @@ import traitlets
 from nnbook.explore.core import Control
 
 LOOK = """
-.nnbook-drawing { display: flex; flex-wrap: wrap; gap: 0.8em; align-items: flex-start; color: var(--jp-ui-font-color1, currentcolor); }
-.nnbook-drawing canvas { width: 252px; height: 252px; max-width: 100%; border: 1px solid #767676; touch-action: none; cursor: crosshair; }
+.nnbook-drawing { display: flex; flex-wrap: wrap; gap: 0.8em; align-items: flex-start; }
+.nnbook-drawing { color: var(--jp-ui-font-color1, currentcolor); }
+.nnbook-drawing canvas { width: 252px; height: 252px; max-width: 100%; border: 1px solid #767676; }
+.nnbook-drawing canvas { touch-action: none; cursor: crosshair; }
 .nnbook-drawing :focus-visible { outline: 3px solid #d55e00; outline-offset: 2px; }
 .nnbook-drawing > div { display: flex; flex-direction: column; gap: 0.5em; width: 15em; }
 .nnbook-drawing p { margin: 0; line-height: 1.35; }
@@ -43,19 +45,23 @@ class Canvas(anywidget.AnyWidget):
         self.control = control
         stored = b"".join(self._ink(name) for name in control.stops)
         about: dict[str, Any] = {"size": control.size, "label": control.label, "help": control.help}
-        super().__init__(**about, names=list(control.stops), pictures=stored)
+        first = {"value": control.default, "chosen": control.default, "pixels": self._ink(control.default)}
+        super().__init__(**about, **first, names=list(control.stops), pictures=stored)
         self._quiet = False
         self.observe(self._from_python, "value")
         self.observe(self._from_page, ["pixels", "chosen"])
-        self.value = control.default
 
     def _ink(self, value: Any) -> bytes:
         return np.rint(255 * self.control.meaning(value)).astype(np.uint8).tobytes()
 
+    @traitlets.validate("value")
+    def _check(self, proposal) -> Any:
+        return self.control.check(proposal["value"])
+
     def _from_python(self, change) -> None:
         if self._quiet:
             return
-        value = self.control.check(self.value)
+        value = self.value
         self._quiet = True  # what was set is more exact than its bytes
         try:
             with self.hold_sync():

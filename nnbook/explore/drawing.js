@@ -64,7 +64,7 @@ function render({ model, el }) {
   let pixels = bytes(model.get("pixels"));
   /** @type {[number, number]} */
   const cursor = [size >> 1, size >> 1];
-  let byKeyboard = false, timer = 0, more = false;
+  let byKeyboard = false, timer = 0, more = false, telling = false;
   /** @type {[number, number] | undefined} */
   let last; // where the pointer was, while it draws
 
@@ -109,8 +109,10 @@ function render({ model, el }) {
       return;
     }
     more = false;
+    telling = true; // the model answers each change at once, and half of two is not what was drawn
     model.set("pixels", new DataView(pixels.slice().buffer));
     model.set("chosen", start.value);
+    telling = false;
     model.save_changes();
     timer = window.setTimeout(() => {
       timer = 0;
@@ -187,6 +189,7 @@ function render({ model, el }) {
 
   /** What another one has set, Python or a second view. */
   function follow() {
+    if (telling) return;
     if (!last && !timer) {
       pixels = bytes(model.get("pixels"));
       start.value = model.get("chosen");

@@ -1,9 +1,9 @@
 """Figures as plain data: dicts as plotly spells them, whose long lists of numbers are NumPy arrays.
 
 An explorable returns :func:`figure`, made of traces (:func:`line`, :func:`dots`, :func:`bars`, :func:`surface`,
-:func:`pixels`, :func:`contours`, :func:`band`, :func:`words`) on one or several panels (:func:`panel`) side by side. Colours are those
-of :mod:`nnbook.plots`, which read well on a light page and on a dark one. Everything drawn is finite and clipped where
-it is made.
+:func:`pixels`, :func:`contours`, :func:`band`, :func:`words`) on one or several panels (:func:`panel`) side by side.
+Colours are those of :mod:`nnbook.plots`, which read well on a light page and on a dark one. Everything drawn is finite
+and clipped where it is made.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def pixels(
     grey: bool = False,
     on: int = 0,
 ) -> dict[str, Any]:
-    """Sharp squares for (H, W) ``z``, row 0 on top: give the panel a ``y`` that goes down, from the larger to the smaller.
+    """Sharp squares for (H, W) ``z``, row 0 on top: give the panel a ``y`` that goes down, as in ``(28, 0)``.
 
     Args:
         z: orange where positive, blue where negative, nothing at 0.
