@@ -339,3 +339,5 @@ def translator(
             return embedding(tokens) + positions.to(embedding.weight)
 
     return Translator()
+
+

@@ -918,5 +918,195 @@ def test_every_date_of_the_page_is_translated_right() -> None:
             for month in controls["month"].stops:
                 for year in controls["year"].stops:
                     wanted = f"{year}-{month:02d}-{day:02d}"
-                    tokens, _, _ = translated(written(day, month, year, form), wanted)
+                    tokens, _, _ = translated(written(day, month, int(year), form), wanted)
                     assert "".join(TARGET[token] for token in tokens) == wanted
+
+
+
+def numbers_of(fig: dict[str, Any], number: int = -1) -> list[str]:
+    """The sum at a moment of the stepper and its terms, as they are told."""
+    told = at_frame(fig, number)[1].replace("\N{MINUS SIGN}", "-")
+    return told.split(": ")[1].split(" (weights")[0].split(". Output")[0].split(" = ")
+
+
+def test_the_stepper_tells_the_sum_that_conv2d_gives_at_every_position() -> None:
+    """The sum in the words, worked out from its own text, is the output there, in every setting and at every moment."""
+    from nnbook.cnn import conv2d, conv_output_size
+    from nnbook.explore.cnn import IMAGES, KERNELS
+
+    stepper = EXPLORABLES["convolution_stepper"]
+    for image, kernel in (("a digit", "sharpen"), ("an edge", "blur"), ("a checkerboard", "Laplacian")):
+        for stride, padding, dilation in ((1, 0, 1), (2, 1, 1), (3, 2, 2), (1, 2, 2)):
+            options = {"stride": stride, "padding": padding, "dilation": dilation}
+            fig = stepper(image=image, kernel=kernel, **options)
+            w = KERNELS[kernel] / (9 if kernel == "blur" else 1)
+            y = conv2d(IMAGES[image][None, None], w[None, None], **options)[0, 0]
+            n = conv_output_size(7, 3, **options)
+            assert len(fig["frames"]) == n * n == y.size
+            for k, value in enumerate(y.ravel()):
+                terms, result = numbers_of(fig, k)
+                digits = 2 if kernel == "blur" else 1
+                assert round(eval(terms.replace("×", "*")), 9) == round(value, 9)
+                assert abs(float(result) - value) <= 0.5 * 10**-digits + 1e-9
+                output, numbers = (at_frame(fig, k)[0][i] for i in (12, 16))
+                np.testing.assert_allclose(output["z"].ravel()[: k + 1], y.ravel()[: k + 1], atol=1e-9)
+                assert not output["z"].ravel()[k + 1 :].any()
+                assert float(numbers["text"][k].replace("\N{MINUS SIGN}", "-")) == float(result)
+                assert (numbers["y"] < 9.2).sum() == k + 1, "as many numbers are seen as positions are done"
+            assert f"⌋ + 1 = {n}, so {n} × {n}." in fig["text"]
+
+
+def test_the_window_of_the_stepper_lies_where_its_numbers_are() -> None:
+    fig = EXPLORABLES["convolution_stepper"](padding=1, stride=2, dilation=2)
+    for k in range(len(fig["frames"])):
+        traces = at_frame(fig, k)[0]
+        window, numbers = traces[5], traces[6]
+        seen = numbers["y"] < 9.2
+        assert seen.sum() == 9
+        for axis in "xy":
+            assert window[axis].min() == numbers[axis][seen].min() - 0.5
+            assert window[axis].max() == numbers[axis][seen].max() + 0.5
+        shown = [float(text) for text, visible in zip(numbers["text"], seen, strict=True) if visible]
+        terms = numbers_of(fig, k)[0].split(" + ")
+        assert [float(term.split(" × ")[0]) for term in terms] == [v for i, v in enumerate(shown) if i % 3 != 1]
+
+
+def test_the_stepper_does_what_its_experiments_say() -> None:
+    edge, pixel, coarse = tried("convolution_stepper")
+    y = edge["data"][12]["z"]
+    np.testing.assert_array_equal(y, [[0, 1.8, 1.8, 0, 0]] * 5)
+    stepper = EXPLORABLES["convolution_stepper"]
+    assert not stepper(image="an edge", kernel="horizontal edge")["data"][12]["z"].any()
+    framed = stepper(image="an edge", kernel="vertical edge", padding=1)["data"][12]["z"]
+    assert (framed[:, 0] > 0).all()
+    assert (framed[:, -1] < 0).all()
+    np.testing.assert_array_equal(pixel["data"][12]["z"][1:4, 1:4], [[1, 0, -1]] * 3)
+    assert np.abs(pixel["data"][12]["z"]).sum() == 6
+    assert coarse["data"][12]["z"].shape == (4, 4)
+    fine = stepper(image="a digit", kernel="blur", padding=1)["data"][12]["z"]
+    np.testing.assert_array_equal(coarse["data"][12]["z"], fine[::2, ::2])
+    dilated = stepper(image="a digit", kernel="blur", padding=1, stride=2, dilation=2)
+    assert dilated["data"][12]["z"].shape == (3, 3)
+    assert np.ptp(dilated["data"][5]["x"]) == 5
+
+
+def test_the_digit_of_the_stepper_is_one_of_mnist() -> None:
+    from nnbook.data import mnist_subset
+    from nnbook.explore.cnn import FOUR
+
+    (x, y), _ = mnist_subset()
+    whole = x[1130].reshape(28, 28)[3:24, 4:25]
+    np.testing.assert_allclose(whole.reshape(7, 3, 7, 3).mean((1, 3)).round(1), FOUR, atol=1e-6)
+    assert y[1130] == 4
+
+
+def test_the_reader_is_lenet5_and_reads_the_test_images() -> None:
+    from nnbook.cnn import lenet5, lenet5_init
+    from nnbook.data import mnist_subset
+    from nnbook.explore.cnn import look, reader, stored
+    from nnbook.neurons import softmax
+    from nnbook.training import predict
+
+    fresh = lenet5_init(np.random.default_rng(0))
+    assert {k: {n: a.shape for n, a in v.items()} for k, v in reader().items()} == {
+        k: {n: a.shape for n, a in v.items()} for k, v in fresh.items()
+    }
+    _, (x, y) = mnist_subset()
+    assert (predict(reader(), lenet5, x.reshape(-1, 1, 28, 28)).argmax(1) == y).mean() >= 0.985
+    picture = stored("4")
+    want = softmax(lenet5(reader(), picture.astype(np.float32)[None, None]))[0]
+    np.testing.assert_allclose(look(picture)[1], want, atol=1e-6)
+
+
+def read(**parameters: Any) -> tuple[int, np.ndarray]:
+    """The digit that the words name, and all probabilities."""
+    fig = EXPLORABLES["draw_a_digit"](**parameters)
+    return int(after(fig["text"], "reads an " if "reads an " in fig["text"] else "reads a ")), fig["data"][-1]["y"]
+
+
+def test_the_reader_does_what_its_experiments_say() -> None:
+    e = EXPLORABLES["draw_a_digit"]
+    layers = e.controls["layer"].stops
+    for layer, size in zip(layers, (5, 6, 14, 16), strict=True):
+        fig = e(layer=layer)
+        assert f"sees {size} × {size} pixels" in fig["text"]
+        assert np.ptp(fig["data"][2]["x"]) == np.ptp(fig["data"][2]["y"]) == size
+    assert 0.3 < 16**2 / 28**2 < 0.35
+    digit, chances = read(drawing="a round 5")
+    assert digit == 6
+    assert chances[6] > 0.99
+    digit, chances = read(drawing="an open 9")
+    assert digit in (8, 9)
+    assert 0.4 < chances[8] < 0.6
+    assert 0.4 < chances[9] < 0.6
+    digit, chances = read(drawing="the letter A")
+    assert digit == 4
+    assert chances[4] > 0.99
+    assert abs(chances.sum() - 1) < 1e-6
+    assert read(drawing="nothing")[1].max() < 0.2
+    for name in "0123456789":
+        digit, chances = read(drawing=name)
+        assert digit == int(name)
+        assert chances[digit] > 0.99
+
+
+def test_a_unit_of_the_reader_sees_its_frame_and_nothing_else() -> None:
+    """What is drawn inside of the frame can change the unit, what is drawn outside cannot."""
+    from nnbook.cnn import receptive_field
+    from nnbook.explore.cnn import LAYERS, look
+
+    rng = np.random.default_rng(0)
+    picture = rng.random((28, 28))
+    fig = EXPLORABLES["draw_a_digit"]
+    for k, layer in enumerate(LAYERS):
+        field = receptive_field(list(LAYERS.values()))[k]
+        before = look(picture)[0][k]
+        i, j = before.shape[1] // 2, before.shape[1] // 2 - 1
+        top, left = (field.start + field.jump * place for place in (i, j))
+        inside = np.zeros((28, 28), bool)
+        inside[max(top, 0) : top + field.size, max(left, 0) : left + field.size] = True
+        outside = np.where(inside, picture, rng.random((28, 28)))
+        np.testing.assert_allclose(look(outside)[0][k][:, i, j], before[:, i, j], atol=1e-5)
+        assert np.abs(look(np.where(inside, 1 - picture, picture))[0][k][:, i, j] - before[:, i, j]).max() > 1e-2
+        frame_of_the_middle = fig(layer=layer, row=3, column=3)["data"][2]
+        assert abs(frame_of_the_middle["x"].mean() - 14) < 4
+
+
+def test_pooling_keeps_the_number_under_the_blue_dot() -> None:
+    from nnbook.explore.cnn import look, spot, stored
+
+    maps, _ = look(stored("8"))
+    for layer, k in (("first pooling", 1), ("second pooling", 3)):
+        for row in (2, 3, 4):
+            fig = EXPLORABLES["draw_a_digit"](drawing="8", layer=layer, row=row, column=3)
+            blue = fig["data"][-3]
+            side = maps[k].shape[1]
+            i, j = ((2 * place - 1) * side // 10 for place in (row, 3))
+            channel = int(maps[k][:, i, j].argmax())
+            places = [(2 * i + a, 2 * j + b) for a in (0, 1) for b in (0, 1)]
+            at = {spot(k - 1, 2 * side, channel, a + 0.5, b + 0.5): maps[k - 1][channel, a, b] for a, b in places}
+            assert at[float(blue["x"][0]), float(blue["y"][0])] == maps[k][channel, i, j]
+
+
+def test_a_drawing_is_prepared_as_mnist_was() -> None:
+    from nnbook.data import mnist_subset
+    from nnbook.explore.cnn import centred
+
+    images = mnist_subset()[1][0][:200].reshape(-1, 28, 28).astype(float)
+    assert sum(np.array_equal(centred(image), image) for image in images) >= 196, "what is prepared stays as it is"
+    square = np.zeros((28, 28))
+    square[0:18, 0:6] = 1.0
+    moved = centred(square)
+    assert moved.sum() == square.sum()
+    down, across = np.nonzero(moved)
+    assert abs(down.mean() - 14) <= 0.5
+    assert abs(across.mean() - 14) <= 0.5
+    for size in (11, 27):
+        bar = np.zeros((28, 28))
+        bar[:size, 3:6] = 1.0
+        assert 18 <= np.ptp(np.nonzero(centred(bar) > 0.5)[0]) + 1 <= 21, size
+        assert 0 <= centred(bar).min() <= centred(bar).max() <= 1
+    assert not centred(np.zeros((28, 28))).any()
+    corner = np.zeros((28, 28))
+    corner[:14, :14] = np.roll(images[0], (-7, -7), (0, 1))[:14, :14]
+    assert np.isfinite(centred(corner)).all()

@@ -86,7 +86,7 @@ def main() -> None:
             json.loads(RECORD.read_text())["perplexity"],
         )
         print(f"validation perplexity {found:.4f}, recorded {recorded:.4f}")
-        sys.exit(abs(found - recorded) > 1e-3)
+        sys.exit(int(abs(found - recorded) > 1e-3))
     start = time.perf_counter()
     params, history = train(parts, len(tokens))
     seconds = time.perf_counter() - start

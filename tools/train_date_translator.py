@@ -64,7 +64,7 @@ def main() -> None:
         params = training.load(TARGET_FILE)
         found, wanted = right(params, *sample(1000, SEEDS["test"])), json.loads(RECORD.read_text())["test"]
         print(f"{found:.1%} of 1,000 test dates are right, recorded are {wanted:.1%}")
-        sys.exit(found < wanted)
+        sys.exit(int(found < wanted))
     start = time.perf_counter()
     params = translator_init(
         np.random.default_rng(SEEDS["parameters"]),

@@ -328,11 +328,11 @@ def _shown(character: str) -> str:
     form=Choice(*FORMS, label="Written as"),
     month=Integer(1, 12, 3, label="Month"),
     day=Integer(1, 28, 14, stops=(3, 14), label="Day"),
-    year=Integer(1950, 2049, 1987, stops=(1987, 2009), label="Year"),
+    year=Choice("1987", "2009", label="Year"),
     head=Integer(0, NHEAD, 0, label="Head", help="0 is the mean of all heads."),
 )
 def trained_head(form, month, day, year, head):
-    text = written(day, month, year, FORMS[form])
+    text = written(day, month, int(year), FORMS[form])
     wanted = f"{year}-{month:02d}-{day:02d}"
     tokens, chances, looks = translated(text, wanted)
     answer = [TARGET[token] for token in tokens]

@@ -140,7 +140,7 @@ def _logarithm(x, y, **look):
             "Set the size of the inputs to 0 and move ρ from 0.7 over 1 to 1.3; then take the orthogonal matrix.",
             "The state stays 0, where tanh is the identity, so the gradient keeps to ρᵏ: it vanishes, stays, explodes. "
             "The orthogonal matrix keeps to it exactly, in every direction; the Gaussian one of the same radius loses "
-            "some directions faster, and half of the mean.",
+            "some directions faster, and about half of the mean is left.",
             size=0.0,
             radius=1.3,
         ),
@@ -225,7 +225,7 @@ def gradient_flow(cell, matrix, radius, bias, size):
 WEIGHTS = "char_model.safetensors"
 """Made by ``python tools/train_char_model.py``."""
 
-WRITTEN, LIKELIEST, LINE, LINES = 80, 12, 40, 10
+WRITTEN, LIKELIEST, LINE, LINES = 80, 12, 38, 9
 """Characters that are written and bars that are shown; characters in a line, and lines."""
 
 PROMPTS = ("This method", "The value of", "For example", "A neural network", ">>> x =")
@@ -324,8 +324,8 @@ def _plain(text: str) -> str:
         experiment(
             "Take the temperature 2.",
             "The mean entropy is three times that at temperature 1, about 4.4 bits, and one word of seven is one of "
-            "the training text. The entropy of the model itself grows too, from 1.5 to 2.2 bits: it has to go on from its "
-            "own misspellings.",
+            "the training text. The entropy of the model itself grows too, from 1.5 to 2.2 bits: it has to go on from "
+            "its own misspellings.",
             temperature=2.0,
         ),
     ),
@@ -346,7 +346,7 @@ def sampling_temperature(prompt, temperature, seed):
     means = [h.mean() for h in entropies]
     slots, down = np.arange(LIKELIEST + 1.0), np.arange(LINES) + 0.5
     height = after[np.arange(WRITTEN), place] + 0.05
-    written = words(np.zeros(LINES), down, [""] * LINES, size=11, place="middle right")
+    written = words(np.zeros(LINES), down, [""] * LINES, size=12, place="middle right")
     data = [
         {**written, "textfont": {**written["textfont"], "family": "monospace"}},
         bars(slots, before[-1], name="temperature 1", colour=GREY, width=0.85, opacity=0.45, on=1),
