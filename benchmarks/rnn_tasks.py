@@ -1,14 +1,14 @@
-"""Two tasks that need memory, adding and copying, at several lengths: RNN against GRU against LSTM.
+"""A task that needs memory, adding, at two lengths: RNN against GRU against LSTM; and what the other two files share.
 
 Adding (:func:`nnbook.data.adding`) asks for the sum of two marked numbers among T. Whoever says 1 has a mean squared
-error of 1/6. Copying (:func:`nnbook.data.copying`, three symbols of eight) asks for three symbols after a delay.
-Whoever says blank until the sign and guesses afterwards has a cross-entropy of 3 log 8 / (delay + 6) nats a step.
+error of 1/6. ``rnn_tasks_long.py`` has the same for 200 steps, ``rnn_tasks_copying.py`` the copying task.
 
 Every network has 32 units, is trained by Adam on fresh sequences, 32 a step, with gradients clipped at norm 1, for at
 most 1,500 steps, and stops early when it has solved the task on 500 sequences of its own. The learning rate of each
-cell is chosen at the second length with seed 10. Then come seeds 0 to 4, and one look at 1,000 new sequences each.
+cell is chosen here, at length 50 with seed 10, and serves all three files. Then come seeds 0 to 4, and one look at
+1,000 new sequences each.
 
-Bars: at every length some gated cell solves adding with every seed; the plain one solves neither task at its longest.
+Bars: at both lengths the GRU and the LSTM solve the task with every seed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CELLS = {  # name: (cell, forget bias)
     "LSTM": ("lstm", 1.0),
 }
 RATES = [3e-3, 1e-2]
-ADDING, COPYING = [10, 50, 200], [5, 20, 50]
+LENGTHS = [10, 50]
 UNITS, STEPS = 32, 1500
 BATCH, EVERY, ITEMS, SYMBOLS = 32, 50, 3, 8
 SELECTION, SEEDS = 10, [0, 1, 2, 3, 4]
@@ -114,33 +114,48 @@ def choose(task, length, name, steps):
     return min(ranking, key=ranking.get)
 
 
+def chosen_rates():
+    """The learning rate of each cell, as :func:`measure` chose it."""
+    import json
+
+    from _common import RESULTS
+
+    stored = json.loads((RESULTS / "rnn_tasks.json").read_text(encoding="utf-8"))
+    return {name: row["lr"] for name, row in stored["results"]["cells"].items()}
+
+
+def compare(task, lengths, seeds, rates, steps):
+    """``{name of the cell: {"lr", "lengths": {length: scores of all seeds and their spread}}}``."""
+    rows = {}
+    for name in CELLS:
+        rows[name] = {"lr": rates[name], "lengths": {}}
+        for length in lengths:
+            runs = [train(task, length, seed, name, rates[name], steps) for seed in seeds]
+            rows[name]["lengths"][str(length)] = {
+                "score": spread([run["score"] for run in runs]),
+                "loss": spread([run["loss"] for run in runs]),
+                "baseline": baseline(task, length),
+                "solved": sum(solved(task, run["curve"][-1]) for run in runs),
+                "runs": runs,
+            }
+            print(f"{task} {length:3} {name:4} lr {rates[name]:g}", [(r["steps"], round(r["score"], 4)) for r in runs])
+    return rows
+
+
+def settings(task, steps, seeds):
+    shared = {"task": task, "units": UNITS, "steps": steps, "batch_size": BATCH, "rates": RATES, "seeds": seeds}
+    return shared | {"items": ITEMS, "symbols": SYMBOLS, "selection_seed": SELECTION}
+
+
 def measure(quick):
-    results = {"units": UNITS, "steps": STEPS, "batch_size": BATCH, "rates": RATES, "seeds": SEEDS, "tasks": {}}
-    results |= {"items": ITEMS, "symbols": SYMBOLS, "selection_seed": SELECTION}
-    for task, lengths in (("adding", ADDING), ("copying", COPYING)):
-        steps, seeds = (100, SEEDS[:1]) if quick else (STEPS, SEEDS)
-        rows = results["tasks"][task] = {}
-        for name in CELLS:
-            lr = RATES[-1] if quick else choose(task, lengths[1], name, steps)
-            rows[name] = {"lr": lr, "lengths": {}}
-            for length in lengths[:1] if quick else lengths:
-                runs = [train(task, length, seed, name, lr, steps) for seed in seeds]
-                rows[name]["lengths"][str(length)] = {
-                    "score": spread([run["score"] for run in runs]),
-                    "loss": spread([run["loss"] for run in runs]),
-                    "baseline": baseline(task, length),
-                    "solved": sum(solved(task, run["curve"][-1]) for run in runs),
-                    "runs": runs,
-                }
-                print(f"{task} {length:3} {name:4} lr {lr:g}", [(r["steps"], round(r["score"], 4)) for r in runs])
+    steps, seeds = (100, SEEDS[:1]) if quick else (STEPS, SEEDS)
+    rates = {name: RATES[-1] if quick else choose("adding", LENGTHS[-1], name, steps) for name in CELLS}
+    rows = compare("adding", LENGTHS[:1] if quick else LENGTHS, seeds, rates, steps)
     if quick:
-        return results, []
-    rows = results["tasks"]["adding"]
-    gated = [max(rows[n]["lengths"][str(t)]["solved"] for n in CELLS if n != "RNN") for t in ADDING]
-    plain = rows["RNN"]["lengths"][str(ADDING[-1])], results["tasks"]["copying"]["RNN"]["lengths"][str(COPYING[-1])]
-    return results, [
-        Bar("adding: seeds solved by the best gated cell, worst length", min(gated), 5, at_least=True),
-        Bar("seeds solved by the plain cell at the longest lengths", sum(row["solved"] for row in plain), 0),
+        return {"cells": rows}, []
+    gated = [rows[name]["lengths"][str(length)]["solved"] for name in ("GRU", "LSTM") for length in LENGTHS]
+    return settings("adding", steps, seeds) | {"cells": rows}, [
+        Bar("seeds that solve adding, worse gated cell and length", min(gated), len(SEEDS), at_least=True)
     ]
 
 
