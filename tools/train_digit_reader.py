@@ -1,13 +1,15 @@
 """Train the network behind the explorable ``draw_a_digit``: LeNet-5 on the embedded 10,000 digits of MNIST.
 
-    python tools/train_digit_reader.py [--check]
+    python tools/train_digit_reader.py [--choose | --check]
 
 Turns, slants and stretches make new digits in every epoch, so that the network also reads what somebody draws. The
 settings were chosen on 1,000 of the training images; the 2,000 test images are looked at once, at the end, and the
 accuracy on them is printed. Writes nnbook/_data/digit_reader.safetensors (numbers of 16 bits) and
-nnbook/_data/stored_digits.npz, the pictures that a reader can start from. ``--check`` writes nothing: it says how the
-stored network does on the test images, and fails if that is not what it should be. The training takes about a minute
-on one core; another machine may round otherwise and give other weights that read as well.
+nnbook/_data/stored_digits.npz, the pictures that a reader can start from. ``--choose`` is how the settings were
+chosen: it writes nothing, trains on 9,000 images and prints the accuracy on the other 1,000. ``--check`` writes nothing
+either: it says how the stored network does on the test images, and fails if that is not what it should be. The training
+takes about a minute on one core. Another machine may round otherwise and give other weights that read as well; what the
+explorable says of single pictures is then to be looked at again, which ``tests/test_explore.py`` does.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "nnbook" / "_data"
 TARGET, STORED = FOLDER / "digit_reader.safetensors", FOLDER / "stored_digits.npz"
 SEED, EPOCHS, BATCH, LR = 0, 20, 64, 2e-3
 EXPECTED = 0.985
-"""Accuracy on the 2,000 test images that the stored network must have at least."""
+"""Accuracy on the 2,000 test images that the stored network must have at least. It has 0.9915."""
 
 
 CHOSEN = {
@@ -83,7 +85,7 @@ def accuracy(params, x, y) -> float:
 
 def main() -> None:
     (x, y), (x_test, y_test) = ((images.reshape(-1, 1, 28, 28), labels) for images, labels in data.mnist_subset())
-    if "--choose" in sys.argv:  # what the settings were chosen by
+    if "--choose" in sys.argv:
         params = train(x[1000:], y[1000:])
         print(f"accuracy on 1,000 validation images: {accuracy(params, x[:1000], y[:1000]):.4f}")
         return

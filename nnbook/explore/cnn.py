@@ -148,20 +148,21 @@ def convolution_stepper(image, kernel, stride, padding, dilation):
     moments = []
     for k, (i, j) in enumerate(zip(out_row, out_column, strict=True)):
         top, left = stride * i, stride * j  # in the padded input
-        under = padded[taps[:, 0] + top, taps[:, 1] + left]
-        covered = np.isin(row - top, taps[:, 0]) & np.isin(column - left, taps[:, 1])
+        covered = np.zeros((side, side), bool)
+        covered[top : top + span : dilation, left : left + span : dilation] = True
         done = np.arange(n * n) <= k
         result = signed(y[i, j], 2 if ninths else 1)
         update = {
             "window": {"x": squares[0] + left - padding, "y": squares[1] + top - padding},
             "frame": dict(zip("xy", outline(left - padding, top - padding, span, span), strict=True)),
-            "numbers": {"y": np.where(covered, row - padding + 0.5, BELOW)},
+            "numbers": {"y": np.where(covered.ravel(), row - padding + 0.5, BELOW)},
             "result": {"text": [f"sum {result}"]},
             "output": {"z": np.where(done.reshape(n, n), y, 0.0)},
             "here": dict(zip("xy", outline(j, i, 1, 1), strict=True)),
             "filled": {"y": np.where(done, out_row + 0.5, BELOW)},
         }
-        told = f"Row {i + 1}, column {j + 1}: {spelled(under, weights.ravel(), ninths, y[i, j])}{omitted}. {size}"
+        told = spelled(padded[covered], weights.ravel(), ninths, y[i, j])
+        told = f"Row {i + 1}, column {j + 1}: {told}{omitted}. {size}"
         moments.append((f"{k + 1} of {n * n}", update, told))
 
     traces = {
@@ -219,6 +220,7 @@ EMPTY = 0.03
 """What a map has where it answers nothing; between the maps is 0."""
 
 WARM = ([0.2, "rgba(213,94,0,0.35)"], [1.0, "rgba(213,94,0,1)"])
+"""The colours of a map above its grey; a small answer is orange already."""
 
 PLACES = 5
 """Places along each side of a map among which a unit is chosen; the last layer has no more units than that."""
