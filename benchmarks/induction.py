@@ -19,7 +19,7 @@ from _common import RESULTS, Bar, main, spread, timed
 
 CONFIG = {"vocab_size": 32, "context": 36, "n_head": 2, "n_embd": 32}
 PERIODS = (6, 14)
-TRAINING = {"batch": 32, "steps": 700, "max_lr": 5e-3}
+TRAINING = {"batch": 32, "steps": 1500, "max_lr": 5e-3}
 
 
 def draw(rng, n, *, vocab_size=32, length=36, periods=PERIODS):
