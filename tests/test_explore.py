@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from nnbook.explore.bank import pack, unpack
 from nnbook.explore.core import Explorable
 from nnbook.explore.figures import at_frame, check
 
+ROOT = Path(__file__).resolve().parents[1]
 EXPLORABLES = explorables()
 KERNEL_MS = 20
 every = pytest.mark.parametrize("e", EXPLORABLES.values(), ids=EXPLORABLES.keys())
@@ -49,9 +51,11 @@ def equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def test_there_are_explorables_for_the_first_three_chapters() -> None:
+def test_every_chapter_has_two_explorables() -> None:
     modules = [e.function.__module__.rpartition(".")[2] for e in EXPLORABLES.values()]
-    assert all(modules.count(name) >= 2 for name in ("neurons", "losses", "backprop"))
+    chapters = [path.stem.partition("_")[2] for path in (ROOT / "chapters").glob("*.ipynb")]
+    assert len(chapters) == 8
+    assert all(modules.count(name) >= 2 for name in chapters)
 
 
 @every
