@@ -140,7 +140,7 @@ def other_stops(control: Control) -> list[Any]:
 def test_each_control_draws_what_python_gives_and_nothing_jumps(
     page: str, device: str, scheme: str, browser: Any, address: str, axe: str
 ) -> None:
-    with Visit(browser, address, page, scheme, device, light=scheme == "dark") as visit:
+    with Visit(browser, address, page, scheme, device, light=(device, scheme) != ("desktop", "light")) as visit:
         for name in PLACES[page]:
             before = visit.page.locator(f"#{name}").bounding_box()
             widget = Widget(visit, name).wait_for_state("ready")
