@@ -6,8 +6,8 @@ Each module belongs to a chapter or to the machinery around the chapters and is 
 
     nnbook.neurons.softplus(x)
 
-torch is needed only by ``verify``, ``references``, ``twins`` and ``training``, matplotlib only by ``plots``; they are
-imported when a function needs them.
+torch is needed only by ``verify``, ``references``, ``twins`` and two functions of ``training``, matplotlib only by
+``plots``; they are imported when a function needs them.
 """
 
 from importlib import import_module
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 __all__ = [
+    "attention",
     "backprop",
+    "cnn",
     "data",
     "losses",
     "mutants",
@@ -33,7 +35,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from nnbook import (
+        attention,
         backprop,
+        cnn,
         data,
         losses,
         mutants,

@@ -339,7 +339,7 @@ def _gate(x, approximate):
         return erfc(-math.sqrt(0.5) * x) / 2
     if approximate == "tanh":
         with np.errstate(over="ignore"):
-            return sigmoid(GELU_SCALE * (x + GELU_CUBIC * x**3))
+            return sigmoid(GELU_SCALE * (x + GELU_CUBIC * x * x * x))
     raise ValueError(f"gelu: approximate must be 'none' or 'tanh', not {approximate!r}")
 
 

@@ -1196,6 +1196,215 @@ REFERENCES.update(
 )
 
 
+# Chapter 6: convolutions and pooling, nnbook.cnn
+
+
+def pool_gaps(x, *, kernel_size, stride=None, padding=0, dilation=1):
+    """By how much the largest entry of each window exceeds the second largest."""
+    kernel, step, pad, gap = (
+        v if isinstance(v, tuple) else (v, v) for v in (kernel_size, stride or kernel_size, padding, dilation)
+    )
+    sizes = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(x.shape[2:], kernel, step, pad, gap, strict=True)
+    ]
+    found = []
+    for p in range(sizes[0]):
+        for q in range(sizes[1]):
+            rows = [h for i in range(kernel[0]) if 0 <= (h := p * step[0] + i * gap[0] - pad[0]) < x.shape[2]]
+            columns = [w for j in range(kernel[1]) if 0 <= (w := q * step[1] + j * gap[1] - pad[1]) < x.shape[3]]
+            window = np.sort(x[:, :, rows][..., columns].reshape(*x.shape[:2], len(rows) * len(columns)), axis=-1)
+            if window.shape[-1] > 1:
+                found.append(window[..., -1] - window[..., -2])
+    return np.array(found)
+
+
+POOL_BAD = (
+    (Case("three axes", normal((3, 4, 4)), {"kernel_size": 2}), r"\(N, C, H, W\), not \(3, 4, 4\)"),
+    (Case("window too large", normal((1, 1, 2, 5)), {"kernel_size": 3}), r"\(1, 1, 2, 5\).*3 taps.*spans 3"),
+    (Case("no stride", normal((1, 1, 4, 4)), {"kernel_size": 2, "stride": 0}), "stride must be .* at least 1, not 0"),
+    (Case("three numbers", normal((1, 1, 4, 4)), {"kernel_size": (2, 2, 2)}), r"kernel_size must be .*\(2, 2, 2\)"),
+    (Case("wide padding", normal((1, 1, 4, 4)), {"kernel_size": 2, "padding": 2}), r"padding \(2, 2\).*at most half"),
+)
+
+REFERENCES.update(
+    conv1d=Reference(
+        lambda torch: torch.nn.functional.conv1d,
+        (
+            Case("sequences", normal((2, 3, 7), (4, 3, 3), (4,))),
+            Case("no bias", normal((2, 3, 7), (4, 3, 2))),
+            Case("stride", normal((2, 2, 8), (3, 2, 3), (3,)), {"stride": 2}),
+            Case("padding and dilation", normal((2, 2, 6), (3, 2, 3), (3,)), {"padding": 2, "dilation": 2}),
+            Case("same", normal((2, 2, 6), (3, 2, 3), (3,)), {"padding": "same", "dilation": 2}),
+            Case("groups", normal((2, 4, 6), (6, 2, 3), (6,)), {"groups": 2}),
+            Case("all options", normal((2, 4, 9), (4, 2, 2), (4,)), {"stride": 3, "padding": 1, "groups": 2}),
+            Case("size 1", uniform(0.5, 2, (1, 1, 1), (1, 1, 1), (1,))),
+            Case("no sequence", normal((0, 2, 5), (3, 2, 3), (3,))),
+        ),
+        analytic=True,
+        bad=(
+            (Case("two axes", normal((2, 7), (4, 3, 3))), r"\(N, C, L\), not \(2, 7\)"),
+            (Case("channels differ", normal((2, 3, 7), (4, 2, 3))), r"groups=1.*\(2, 3, 7\).*\(O, 3, K\).*\(4, 2, 3\)"),
+            (Case("kernel too long", normal((2, 3, 7), (4, 3, 8))), r"\(2, 3, 7\).*padding 0 is 7.*8 taps.*at least 8"),
+            (Case("bias too long", normal((2, 3, 7), (4, 3, 3), (3,))), r"bias of shape \(3,\).*\(4, 3, 3\).*\(4,\)"),
+        ),
+    ),
+    conv2d=Reference(
+        lambda torch: torch.nn.functional.conv2d,
+        (
+            Case("images", normal((2, 3, 6, 5), (4, 3, 3, 2), (4,))),
+            Case("no bias", normal((2, 3, 5, 5), (2, 3, 3, 3))),
+            Case("stride", normal((2, 2, 7, 8), (3, 2, 3, 3), (3,)), {"stride": 2}),
+            Case("padding", normal((2, 2, 5, 4), (3, 2, 3, 3), (3,)), {"padding": (2, 1)}),
+            Case("same", normal((2, 2, 5, 4), (3, 2, 3, 3), (3,)), {"padding": "same"}),
+            Case("dilation", normal((2, 2, 7, 6), (3, 2, 3, 2), (3,)), {"dilation": (2, 3)}),
+            Case("groups", normal((2, 4, 5, 5), (6, 2, 3, 3), (6,)), {"groups": 2}),
+            Case("depthwise", normal((2, 3, 5, 5), (3, 1, 3, 3), (3,)), {"groups": 3, "padding": 1}),
+            Case(
+                "all options",
+                normal((2, 4, 9, 8), (4, 2, 3, 2), (4,)),
+                {"stride": (2, 3), "padding": (1, 2), "dilation": (2, 1), "groups": 2},
+            ),
+            Case("1 x 1", normal((2, 3, 4, 4), (5, 3, 1, 1), (5,))),
+            Case("size 1", uniform(0.5, 2, (1, 1, 1, 1), (1, 1, 1, 1), (1,))),
+            Case("no image", normal((0, 2, 5, 5), (3, 2, 3, 3), (3,))),
+        ),
+        analytic=True,
+        bad=(
+            (Case("one image", normal((3, 5, 5), (4, 3, 3, 3))), r"\(N, C, H, W\), not \(3, 5, 5\)"),
+            (Case("weight of a line", normal((2, 3, 5, 5), (4, 3, 3))), r"\(O, C / groups, kh, kw\).*\(4, 3, 3\)"),
+            (
+                Case("channels differ", normal((2, 3, 5, 5), (4, 2, 3, 3))),
+                r"groups=1.*\(2, 3, 5, 5\).*\(O, 3, kh, kw\), not \(4, 2, 3, 3\)",
+            ),
+            (
+                Case("groups do not divide", normal((2, 4, 5, 5), (6, 2, 3, 3)), {"groups": 3}),
+                r"\(2, 4, 5, 5\).*\(6, 2, 3, 3\).*groups=3 does not",
+            ),
+            (
+                Case("kernel too large", normal((2, 3, 5, 2), (4, 3, 3, 3))),
+                r"\(2, 3, 5, 2\).*size of 2 with padding 0 is 2 wide.*3 taps with dilation 1 spans 3.*at least 3",
+            ),
+            (
+                Case("dilation too large", normal((2, 3, 5, 5), (4, 3, 3, 3)), {"dilation": 3, "padding": 0}),
+                r"dilation 3 spans 7; expected a size of at least 7",
+            ),
+            (Case("same with stride", normal((1, 1, 5, 5), (1, 1, 3, 3)), {"padding": "same", "stride": 2}), "stride"),
+            (Case("another word", normal((1, 1, 5, 5), (1, 1, 3, 3)), {"padding": "full"}), "not 'full'"),
+            (Case("negative", normal((1, 1, 5, 5), (1, 1, 3, 3)), {"padding": -1}), "padding .* at least 0, not -1"),
+            (Case("half", normal((1, 1, 5, 5), (1, 1, 3, 3)), {"stride": 1.5}), "stride must be an integer .*1.5"),
+            (Case("bias too short", normal((2, 3, 5, 5), (4, 3, 3, 3), (1,))), r"bias of shape \(1,\).*\(4,\)"),
+        ),
+    ),
+    conv_transpose2d=Reference(
+        lambda torch: torch.nn.functional.conv_transpose2d,
+        (
+            Case("images", normal((2, 3, 4, 3), (3, 4, 3, 2), (4,))),
+            Case("no bias", normal((2, 3, 3, 3), (3, 2, 3, 3))),
+            Case("stride", normal((2, 2, 3, 4), (2, 3, 3, 3), (3,)), {"stride": 2}),
+            Case("padding", normal((2, 2, 5, 4), (2, 3, 3, 3), (3,)), {"padding": (2, 1)}),
+            Case("larger output", normal((2, 2, 3, 3), (2, 3, 3, 3), (3,)), {"stride": 3, "output_padding": (1, 2)}),
+            Case("dilation", normal((2, 2, 3, 3), (2, 3, 3, 2), (3,)), {"dilation": (2, 3), "output_padding": 1}),
+            Case("groups", normal((2, 4, 3, 3), (4, 3, 3, 3), (6,)), {"groups": 2}),
+            Case(
+                "all options",
+                normal((2, 4, 3, 4), (4, 2, 3, 2), (4,)),
+                {"stride": (2, 3), "padding": 1, "output_padding": (1, 0), "dilation": (2, 1), "groups": 2},
+            ),
+            Case("size 1", uniform(0.5, 2, (1, 1, 1, 1), (1, 1, 1, 1), (1,))),
+            Case("no image", normal((0, 2, 3, 3), (2, 3, 3, 3), (3,))),
+        ),
+        analytic=True,
+        bad=(
+            (Case("one image", normal((3, 5, 5), (3, 4, 3, 3))), r"\(N, C, H, W\), not \(3, 5, 5\)"),
+            (Case("weight of a line", normal((2, 3, 5, 5), (3, 4, 3))), r"\(C, O / groups, kh, kw\).*\(3, 4, 3\)"),
+            (Case("channels differ", normal((2, 3, 5, 5), (4, 3, 3, 3))), r"\(2, 3, 5, 5\).*\(3, O.*\(4, 3, 3, 3\)"),
+            (Case("groups", normal((2, 3, 5, 5), (3, 4, 3, 3)), {"groups": 2}), r"groups=2.*\(2, 3, 5, 5\)"),
+            (Case("bias too short", normal((2, 3, 5, 5), (3, 4, 3, 3), (3,))), r"bias of shape \(3,\).*\(4,\)"),
+            (Case("all cut off", normal((1, 1, 1, 1), (1, 1, 3, 3)), {"padding": 2}), "padding 2 .*size of -1"),
+            (
+                Case("more than the stride", normal((1, 1, 3, 3), (1, 1, 3, 3)), {"stride": 2, "output_padding": 2}),
+                "output_padding 2 must be less than stride 2",
+            ),
+        ),
+    ),
+    max_pool2d=Reference(
+        lambda torch: torch.nn.functional.max_pool2d,
+        (
+            Case("side by side", normal((2, 2, 4, 6)), {"kernel_size": 2}),
+            Case("a rest left over", normal((2, 2, 5, 5)), {"kernel_size": 2}),
+            Case("overlapping", normal((2, 2, 5, 5)), {"kernel_size": 3, "stride": 1}),
+            Case("padding", normal((2, 2, 4, 4)), {"kernel_size": 3, "stride": 2, "padding": 1}),
+            Case("pairs", normal((2, 1, 6, 7)), {"kernel_size": (2, 3), "stride": (1, 2), "padding": (0, 1)}),
+            Case("dilation", normal((1, 2, 6, 6)), {"kernel_size": 2, "stride": 1, "dilation": (2, 3)}),
+            Case("size 1", uniform(0.5, 2, (1, 1, 1, 1)), {"kernel_size": 1}),
+            Case("no image", normal((0, 2, 4, 4)), {"kernel_size": 2}),
+        ),
+        kinks=pool_gaps,
+        bad=POOL_BAD,
+        at_kinks=(
+            Case("all equal", lambda rng: (np.zeros((1, 2, 4, 4)),), {"kernel_size": 2}),
+            Case("few values", lambda rng: (rng.integers(0, 2, (2, 2, 6, 6)).astype(float),), {"kernel_size": 3}),
+            Case(
+                "few values, overlapping",
+                lambda rng: (rng.integers(0, 2, (2, 2, 5, 5)).astype(float),),
+                {"kernel_size": 3, "stride": 1, "padding": 1},
+            ),
+            Case(
+                "few values, dilation",
+                lambda rng: (rng.integers(0, 2, (1, 1, 7, 6)).astype(float),),
+                {"kernel_size": 2, "stride": 1, "padding": 1, "dilation": 2},
+            ),
+        ),
+        extremes=(
+            Case("both ends", uniform(-1e4, 1e4, (2, 2, 4, 4)), {"kernel_size": 2}),
+            Case(
+                "infinities",
+                lambda rng: (rng.choice([-np.inf, -1e4, 1e4, np.inf], (2, 2, 5, 5)),),
+                {"kernel_size": 3, "stride": 1, "padding": 1},
+            ),
+            Case(
+                "nothing but -inf",
+                lambda rng: (np.full((1, 1, 3, 3), -np.inf),),
+                {"kernel_size": 3, "stride": 1, "padding": 1},
+            ),
+        ),
+    ),
+    avg_pool2d=Reference(
+        lambda torch: torch.nn.functional.avg_pool2d,
+        (
+            Case("side by side", normal((2, 2, 4, 6)), {"kernel_size": 2}),
+            Case("a rest left over", normal((2, 2, 5, 5)), {"kernel_size": 2}),
+            Case("overlapping", normal((2, 2, 5, 5)), {"kernel_size": 3, "stride": 1}),
+            Case("padding", normal((2, 2, 4, 4)), {"kernel_size": 3, "stride": 2, "padding": 1}),
+            Case(
+                "padding that does not count",
+                normal((2, 2, 5, 4)),
+                {"kernel_size": (3, 2), "stride": (1, 2), "padding": 1, "count_include_pad": False},
+            ),
+            Case("size 1", uniform(0.5, 2, (1, 1, 1, 1)), {"kernel_size": 1}),
+            Case("no image", normal((0, 2, 4, 4)), {"kernel_size": 2}),
+        ),
+        analytic=True,
+        bad=POOL_BAD,
+    ),
+    global_avg_pool2d=Reference(
+        lambda torch: lambda x: torch.nn.functional.adaptive_avg_pool2d(x, 1).flatten(1),
+        (
+            Case("images", normal((2, 3, 4, 5))),
+            Case("one pixel", normal((2, 3, 1, 1))),
+            Case("size 1", uniform(0.5, 2, (1, 1, 1, 1))),
+            Case("no image", normal((0, 2, 3, 3))),
+        ),
+        analytic=True,
+        bad=(
+            (Case("three axes", normal((3, 4, 4))), r"\(N, C, H, W\), not \(3, 4, 4\)"),
+            (Case("no pixel", normal((2, 3, 0, 4))), r"\(2, 3, 0, 4\)"),
+        ),
+    ),
+)
+
+
 # Chapter 7: recurrent networks
 
 
@@ -1453,5 +1662,180 @@ REFERENCES.update(
             (Case("unknown method", recurrence(3, 2), {"method": "tree"}), "'scan' or 'loop', not 'tree'"),
         ),
         extremes=(Case("both ends", lambda rng: (rng.choice([-1e4, 1e4], (4, 2)), 1e4 * rng.normal(size=(4, 2)))),),
+    ),
+)
+
+
+# Chapter 8: nnbook.attention
+
+
+def with_mask(*shapes: tuple[int, ...], mask: tuple[int, ...], kind: str = "bool") -> Callable[[Rng], tuple[Any, ...]]:
+    """Normal arrays and a mask: boolean, "float", "-inf" (a float one that also excludes) or "rows" (one row empty)."""
+
+    def draw(rng):
+        arrays = normal(*shapes)(rng)
+        seen = np.asarray(rng.random(mask) < 0.7)
+        seen[..., 0] = True
+        if kind == "rows":
+            seen[..., -1, :] = False
+        if kind in ("bool", "rows"):
+            return *arrays, seen
+        bias = rng.normal(size=mask)
+        return *arrays, np.where(seen, bias, -np.inf) if kind == "-inf" else bias
+
+    return draw
+
+
+def qkv(*lead: int, Tq: int = 4, Tk: int = 5, d: int = 3, dv: int = 2) -> tuple[tuple[int, ...], ...]:
+    """Shapes of queries, keys and values."""
+    return (*lead, Tq, d), (*lead, Tk, d), (*lead, Tk, dv)
+
+
+def _torch_masked_softmax(torch):
+    def masked_softmax(scores, mask=None):
+        if mask is None:
+            return torch.softmax(scores, -1)
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        empty = torch.isneginf(scores).all(-1, keepdim=True)
+        return torch.softmax(scores.masked_fill(empty, 0), -1) * ~empty
+
+    return masked_softmax
+
+
+def _torch_attention(torch):
+    def attention(q, k, v, mask=None, *, is_causal=False, scale=None, block_size=None):
+        if mask is not None and is_causal:  # which PyTorch's own function refuses together
+            seen = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
+            mask = mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, -torch.inf)
+            is_causal = False
+        return torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=is_causal, scale=scale
+        )
+
+    return attention
+
+
+def _torch_rope(torch):
+    def rope(x, *, base=10000.0, offset=0):
+        T, d = x.shape[-2:]
+        places = torch.arange(offset, offset + T, dtype=torch.float64)
+        angles = torch.outer(places, base ** (-torch.arange(0, d, 2, dtype=torch.float64) / d))
+        turn = torch.polar(torch.ones_like(angles), angles).to(x.device, x.dtype.to_complex())
+        pairs = torch.view_as_complex(x.unflatten(-1, (d // 2, 2)).contiguous())
+        return torch.view_as_real(pairs * turn).flatten(-2)
+
+    return rope
+
+
+def large_by_small(rng: Rng) -> tuple[Any, ...]:
+    """Large queries and values, small keys, so that the scores are neither."""
+    return tuple(a * size for a, size in zip(normal(*qkv(2))(rng), (1e4, 1e-4, 1e4), strict=True))
+
+
+CAUSAL = {"is_causal": True}
+ATTENTION_CASES = (
+    Case("one sequence", normal(*qkv())),
+    Case("batch", normal(*qkv(2))),
+    Case("batch and heads", normal(*qkv(2, 3))),
+    Case("causal", normal(*qkv(2, Tq=5)), CAUSAL),
+    Case("causal, more keys", normal(*qkv(Tk=7)), CAUSAL),
+    Case("causal, more queries", normal(*qkv(Tq=7, Tk=4)), CAUSAL),
+    Case("scale", normal(*qkv(2)), {"scale": 0.3}),
+    Case("leading axes that broadcast", normal((2, 3, 4, 3), (3, 5, 3), (2, 1, 5, 2))),
+    Case("size 1", normal((1, 1), (1, 1), (1, 1))),
+    Case("no query", normal(*qkv(2, Tq=0))),
+    Case("no sequence", normal(*qkv(0))),
+)
+ATTENTION_BAD = (
+    (Case("widths differ", normal((4, 3), (5, 2), (5, 2))), r"\(4, 3\).*\(5, 2\)"),
+    (Case("a value too few", normal((4, 3), (5, 3), (4, 2))), r"\(5, 3\).*\(4, 2\)"),
+    (Case("one axis", normal((3,), (5, 3), (5, 2))), r"\(3,\).*\(\.\.\., Tq, d\)"),
+    (Case("batches that do not fit", normal((2, 4, 3), (3, 5, 3), (3, 5, 2))), r"\(2, 4, 3\).*do not broadcast"),
+)
+LARGE = Case("scores of 1e8", lambda rng: tuple(1e4 * a for a in normal(*qkv(2))(rng)))
+
+REFERENCES.update(
+    masked_softmax=Reference(
+        _torch_masked_softmax,
+        (
+            Case("no mask", normal((4, 5))),
+            Case("mask", with_mask((4, 5), mask=(4, 5))),
+            Case("the same for every row", with_mask((2, 3, 4), mask=(4,))),
+            Case("the same for every head", with_mask((2, 3, 4, 5), mask=(2, 1, 4, 5))),
+            Case("empty rows", with_mask((3, 4, 5), mask=(4, 5), kind="rows")),
+            Case("float mask", with_mask((3, 4, 5), mask=(3, 4, 5), kind="float")),
+            Case("float mask that broadcasts", with_mask((3, 4, 5), mask=(1, 5), kind="float")),
+            Case("float mask that excludes", with_mask((3, 4, 5), mask=(4, 5), kind="-inf")),
+            Case("mask None", lambda rng: (rng.normal(size=(2, 3)), None)),
+            Case("size 1", normal((1, 1))),
+            Case("no row", normal((0, 3))),
+        ),
+        bad=(
+            (Case("mask of integers", fixed([[1.0, 2.0]], [[0, 1]])), "dtype int64, expected bool"),
+            (Case("another shape", with_mask((2, 3), mask=(2,))), r"shape \(2,\).*\(2, 3\)"),
+            (Case("mask larger than scores", with_mask((1, 3), mask=(4, 3))), r"shape \(4, 3\).*\(1, 3\)"),
+        ),
+        extremes=(
+            Case("both ends", lambda rng: (rng.choice([-1e4, 1e4], (4, 5)) * rng.uniform(0.5, 1, (4, 5)),)),
+            Case("-inf", fixed([[0.0, -np.inf, 1.0], [-1e4, 1e4, -np.inf]])),
+            Case("nothing but -inf", fixed([[-np.inf, -np.inf], [0.0, 1.0]], [[0.0, 0.0], [0.0, 0.0]])),
+        ),
+    ),
+    scaled_dot_product_attention=Reference(
+        _torch_attention,
+        (
+            *ATTENTION_CASES,
+            Case("mask", with_mask(*qkv(2, 3), mask=(4, 5))),
+            Case("mask of each sequence", with_mask(*qkv(2, 3), mask=(2, 1, 1, 5))),
+            Case("mask with an empty row", with_mask(*qkv(2), mask=(4, 5), kind="rows")),
+            Case("float mask", with_mask(*qkv(2, 3), mask=(2, 3, 4, 5), kind="float")),
+            Case("float mask of each head", with_mask(*qkv(2, 3), mask=(3, 4, 5), kind="float")),
+            Case("float mask that excludes", with_mask(*qkv(2), mask=(4, 5), kind="-inf")),
+            Case("mask and causal", with_mask(*qkv(2), mask=(2, 4, 5)), CAUSAL),
+            Case("float mask and causal", with_mask(*qkv(2), mask=(4, 5), kind="float"), CAUSAL),
+            Case("more rows than a block", normal(*qkv(Tq=130, Tk=3))),
+            Case("causal, more rows than a block", normal(*qkv(Tq=131, Tk=130, d=2)), CAUSAL),
+        ),
+        bad=(
+            *ATTENTION_BAD,
+            (Case("mask of integers", lambda rng: (*normal(*qkv())(rng), np.ones((4, 5), int))), "dtype int64"),
+            (Case("mask transposed", with_mask(*qkv(), mask=(5, 4))), r"mask of shape \(5, 4\).*\(4, 5\)"),
+        ),
+        extremes=(LARGE,),
+    ),
+    blockwise_attention=Reference(
+        _torch_attention,
+        (
+            *ATTENTION_CASES,
+            *(
+                Case(f"{case.name}, blocks of {size}", case.arrays, {**case.static, "block_size": size})
+                for case in ATTENTION_CASES[2:6]
+                for size in (1, 2, 3)
+            ),
+        ),
+        bad=(
+            *ATTENTION_BAD,
+            (Case("blocks of 0", normal(*qkv()), {"block_size": 0}), "block_size must be at least 1, not 0"),
+        ),
+        # Not scores of 1e8: the gradients vanish then, and what the running sums leave of them is rounding.
+        extremes=(Case("large by small", large_by_small), Case("blocks of 2", large_by_small, {"block_size": 2})),
+    ),
+    rope=Reference(
+        _torch_rope,
+        (
+            Case("one sequence", normal((5, 4))),
+            Case("batch and heads", normal((2, 3, 4, 6))),
+            Case("offset", normal((3, 4)), {"offset": 7}),
+            Case("base", normal((6, 4)), {"base": 100.0}),
+            Case("one pair", normal((5, 2))),
+            Case("one place", normal((1, 4)), {"offset": 3}),
+            Case("no place", normal((0, 4))),
+        ),
+        bad=(
+            (Case("odd width", normal((5, 3))), "width must be even, not 3"),
+            (Case("size 1", normal((1, 1))), "width must be even, not 1"),
+            (Case("one axis", normal((4,))), r"not \(4,\)"),
+            (Case("base 0", normal((5, 4)), {"base": 0.0}), "base must be > 0, not 0.0"),
+        ),
     ),
 )

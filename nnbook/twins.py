@@ -2,6 +2,132 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+# Chapter 6: convolutional networks
+
+
+def small_cnn(*, channels: int = 32, hidden: int = 64, classes: int = 10) -> Any:
+    """The twin of :func:`nnbook.cnn.small_cnn`, a ``torch.nn.Sequential``."""
+    from torch import nn
+
+    return _sequential(
+        conv=nn.Conv2d(1, channels, 3),
+        relu=nn.ReLU(),
+        pool=nn.MaxPool2d(2),
+        flatten=nn.Flatten(),
+        fc1=nn.Linear(channels * 13 * 13, hidden),
+        relu1=nn.ReLU(),
+        fc2=nn.Linear(hidden, classes),
+    )
+
+
+def lenet5(*, classes: int = 10) -> Any:
+    """The twin of :func:`nnbook.cnn.lenet5`, a ``torch.nn.Sequential``."""
+    from torch import nn
+
+    return _sequential(
+        conv1=nn.Conv2d(1, 6, 5, padding=2),
+        relu1=nn.ReLU(),
+        pool1=nn.MaxPool2d(2),
+        conv2=nn.Conv2d(6, 16, 5),
+        relu2=nn.ReLU(),
+        pool2=nn.MaxPool2d(2),
+        flatten=nn.Flatten(),
+        fc1=nn.Linear(400, 120),
+        relu3=nn.ReLU(),
+        fc2=nn.Linear(120, 84),
+        relu4=nn.ReLU(),
+        fc3=nn.Linear(84, classes),
+    )
+
+
+def _sequential(**layers) -> Any:
+    from collections import OrderedDict
+
+    from torch import nn
+
+    return nn.Sequential(OrderedDict(layers))
+
+
+def inception(
+    in_channels: int,
+    *,
+    out1: int = 16,
+    reduce3: int = 16,
+    out3: int = 24,
+    reduce5: int = 4,
+    out5: int = 8,
+    out_pool: int = 8,
+) -> Any:
+    """The twin of :func:`nnbook.cnn.inception`."""
+    import torch
+    from torch import nn
+
+    class Inception(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.branch1 = nn.Conv2d(in_channels, out1, 1)
+            self.reduce3 = nn.Conv2d(in_channels, reduce3, 1)
+            self.branch3 = nn.Conv2d(reduce3, out3, 3, padding=1)
+            self.reduce5 = nn.Conv2d(in_channels, reduce5, 1)
+            self.branch5 = nn.Conv2d(reduce5, out5, 5, padding=2)
+            self.branch_pool = nn.Conv2d(in_channels, out_pool, 1)
+
+        def forward(self, x):
+            one = torch.relu(self.branch1(x))
+            three = torch.relu(self.branch3(torch.relu(self.reduce3(x))))
+            five = torch.relu(self.branch5(torch.relu(self.reduce5(x))))
+            pool = torch.relu(self.branch_pool(nn.functional.max_pool2d(x, 3, stride=1, padding=1)))
+            return torch.cat([one, three, five, pool], dim=1)
+
+    return Inception()
+
+
+def resnet(*, widths: Sequence[int] = (16, 32, 64), blocks: int = 1, in_channels: int = 1, classes: int = 10) -> Any:
+    """The twin of :func:`nnbook.cnn.resnet`; its ``state_dict`` also has the running statistics."""
+    import torch
+    from torch import nn
+
+    def conv(into, out, kernel_size, stride=1):
+        return nn.Conv2d(into, out, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
+
+    class Block(nn.Module):
+        def __init__(self, into, out, stride):
+            super().__init__()
+            self.conv1, self.bn1 = conv(into, out, 3, stride), nn.BatchNorm2d(out)
+            self.conv2, self.bn2 = conv(out, out, 3), nn.BatchNorm2d(out)
+            if stride != 1 or into != out:
+                self.downsample = nn.Sequential(conv(into, out, 1, stride), nn.BatchNorm2d(out))
+
+        def forward(self, x):
+            h = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+            return torch.relu(h + (self.downsample(x) if hasattr(self, "downsample") else x))
+
+    class ResNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.bn1 = conv(in_channels, widths[0], 3), nn.BatchNorm2d(widths[0])
+            self.stages, into = [], widths[0]
+            for number, out in enumerate(widths, 1):
+                chain = []
+                for k in range(blocks):
+                    chain.append(Block(into, out, 2 if number > 1 and k == 0 else 1))
+                    into = out
+                self.stages.append(f"layer{number}")
+                self.add_module(f"layer{number}", nn.Sequential(*chain))
+            self.fc = nn.Linear(into, classes)
+
+        def forward(self, x):
+            x = torch.relu(self.bn1(self.conv1(x)))
+            for stage in self.stages:
+                x = self.get_submodule(stage)(x)
+            return self.fc(x.mean((2, 3)))
+
+    return ResNet()
+
+
 # Chapter 7: recurrent networks
 
 
@@ -92,3 +218,126 @@ def recurrent_classifier(
             return self.linear(torch.cat(list(h[-1 - bidirectional :]), dim=1))
 
     return RecurrentClassifier()
+
+
+# Chapter 8: attention
+
+
+def gpt(*, vocab_size: int, context: int, n_layer: int, n_head: int, n_embd: int, tie_weights: bool = True) -> Any:
+    """A ``torch.nn.Module`` that computes :func:`nnbook.attention.gpt`: tokens (B, T) to logits (B, T, V).
+
+    Built of ``torch.nn.Linear``, ``LayerNorm``, ``Embedding`` and
+    ``torch.nn.functional.scaled_dot_product_attention``; the arguments are those of
+    :func:`nnbook.attention.gpt_init`.
+    """
+    import torch
+    from torch import nn
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c_attn = nn.Linear(n_embd, 3 * n_embd)
+            self.c_proj = nn.Linear(n_embd, n_embd)
+
+        def forward(self, x):
+            q, k, v = (z.unflatten(-1, (n_head, -1)).transpose(-3, -2) for z in self.c_attn(x).chunk(3, -1))
+            y = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return self.c_proj(y.transpose(-3, -2).flatten(-2))
+
+    class Perceptron(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c_fc = nn.Linear(n_embd, 4 * n_embd)
+            self.c_proj = nn.Linear(4 * n_embd, n_embd)
+
+        def forward(self, x):
+            return self.c_proj(nn.functional.gelu(self.c_fc(x), approximate="tanh"))
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.ln_1 = nn.LayerNorm(n_embd)
+            self.attn = Attention()
+            self.ln_2 = nn.LayerNorm(n_embd)
+            self.mlp = Perceptron()
+
+        def forward(self, x):
+            x = x + self.attn(self.ln_1(x))
+            return x + self.mlp(self.ln_2(x))
+
+    class GPT(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wte = nn.Embedding(vocab_size, n_embd)
+            self.wpe = nn.Embedding(context, n_embd)
+            self.h = nn.ModuleList(Block() for _ in range(n_layer))
+            self.ln_f = nn.LayerNorm(n_embd)
+            if not tie_weights:
+                self.lm_head = nn.Linear(n_embd, vocab_size, bias=False)
+
+        def forward(self, tokens):
+            x = self.wte(tokens) + self.wpe(torch.arange(tokens.shape[-1], device=tokens.device))
+            for block in self.h:
+                x = block(x)
+            head = self.wte.weight if tie_weights else self.lm_head.weight
+            return nn.functional.linear(self.ln_f(x), head)
+
+    return GPT()
+
+
+def translator(
+    *,
+    source_size: int,
+    target_size: int,
+    nhead: int,
+    d_model: int = 64,
+    num_encoder_layers: int = 1,
+    num_decoder_layers: int = 1,
+    dim_feedforward: int | None = None,
+    padding: int | None = None,
+) -> Any:
+    """A ``torch.nn.Module`` that computes :func:`nnbook.attention.translator`: source and target to logits.
+
+    Built of ``torch.nn.TransformerEncoder`` and ``TransformerDecoder``; the arguments are those of
+    :func:`nnbook.attention.translator_init` and :func:`nnbook.attention.translator`.
+    """
+    import torch
+    from torch import nn
+
+    from nnbook.attention import sinusoidal_positions
+
+    hidden = 4 * d_model if dim_feedforward is None else dim_feedforward
+    options: dict[str, Any] = {"dropout": 0.0, "batch_first": True, "norm_first": True}
+
+    class Translator(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.source_embedding = nn.Embedding(source_size, d_model)
+            self.target_embedding = nn.Embedding(target_size, d_model)
+            encoder = nn.TransformerEncoderLayer(d_model, nhead, hidden, **options)
+            decoder = nn.TransformerDecoderLayer(d_model, nhead, hidden, **options)
+            self.encoder = nn.TransformerEncoder(
+                encoder, num_encoder_layers, nn.LayerNorm(d_model), enable_nested_tensor=False
+            )
+            self.decoder = nn.TransformerDecoder(decoder, num_decoder_layers, nn.LayerNorm(d_model))
+            self.head = nn.Linear(d_model, target_size)
+
+        def forward(self, source, target):
+            left_out = None if padding is None else source == padding
+            future = nn.Transformer.generate_square_subsequent_mask(target.shape[1], dtype=torch.bool)
+            memory = self.encoder(self.placed(self.source_embedding, source), src_key_padding_mask=left_out)
+            x = self.decoder(
+                self.placed(self.target_embedding, target),
+                memory,
+                tgt_mask=future.to(target.device),
+                memory_key_padding_mask=left_out,
+            )
+            return self.head(x)
+
+        def placed(self, embedding, tokens):
+            positions = torch.tensor(sinusoidal_positions(tokens.shape[1], d_model, dtype=float))
+            return embedding(tokens) + positions.to(embedding.weight)
+
+    return Translator()
+
+
