@@ -23,7 +23,7 @@ def measure(quick):
     lengths = {}
     for length, (steps, seeds) in RUNS.items():
         rnn_tasks.CELLS = {"LSTM": ("lstm", math.log(length - 1))}
-        rows = compare("adding", [length], seeds[:1] if quick else seeds, {"LSTM": rate}, 20 if quick else steps)
+        rows = compare("adding", [length], seeds[:1] if quick else seeds, {"LSTM": rate}, 50 if quick else steps)
         lengths |= rows["LSTM"]["lengths"]
     if quick:
         return {"lengths": lengths}, []
