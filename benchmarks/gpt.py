@@ -94,7 +94,7 @@ def measure(quick):
     started = time.process_time()
     chosen = ngram_search(training_text, validation, vocab_size=size)
     order, m = chosen["order"], chosen["concentration"]
-    models = [ngram_fit(training_text, order=n, vocab_size=size) for n in range(1, 8)]
+    models = [ngram_fit(training_text, order=n, vocab_size=size) for n in range(1, len(chosen["table"]) + 1)]
     ngram = {
         "order": order,
         "concentration": m,

@@ -236,7 +236,8 @@ def gru(x, h0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None, *, r
         ValueError: shapes that do not fit (names them), no step, a mask that is not boolean.
 
     PyTorch: one layer of ``torch.nn.GRU``, which has ``reset_after=True`` only, the mask in place of
-    ``pack_padded_sequence``. Some texts exchange the roles of z and 1 - z. Source: :cite:`cho2014`.
+    ``pack_padded_sequence``. As in :cite:`cho2014`, z = 1 keeps the old state; :cite:`chung2014` exchanges z and
+    1 - z. Source: :cite:`cho2014`.
     """
     (hs,) = _states("gru", 3, x, {"h0": h0}, weight_ih, weight_hh, bias_ih, bias_hh, mask)
     x, mask = _in_order(x, mask, reverse)
@@ -1264,10 +1265,16 @@ def ngram_search(
     validation,
     *,
     vocab_size: int,
-    orders: Sequence[int] = (1, 2, 3, 4, 5, 6, 7),
-    concentrations: Sequence[float] = (0.5, 1, 2, 4, 8, 16),
+    orders: Sequence[int] | None = None,
+    concentrations: Sequence[float] = (0.5, 1, 2, 4, 8, 16, 32, 64, 128),
 ) -> dict[str, Any]:
     """Order and concentration with the least negative log-likelihood of the validation text.
+
+    Args:
+        tokens, vocab_size: of :func:`ngram_fit`.
+        validation: (n,) integers, a text that was not counted.
+        orders: the orders to try; ``None``: from 1 to 9, fewer if these do not fit into 63 bits.
+        concentrations: those to try.
 
     Returns:
         ``{"order", "concentration", "nll", "table"}``; ``table[i, j]`` is that of ``orders[i]``, ``concentrations[j]``.
@@ -1275,6 +1282,8 @@ def ngram_search(
     Raises:
         ValueError: as :func:`ngram_fit` and :func:`ngram_nll`.
     """
+    if orders is None:
+        orders = range(1, min(9, int(62 / math.log2(max(vocab_size, 2)))) + 1)
     model = ngram_fit(tokens, order=max(orders), vocab_size=vocab_size)
     columns = [_ngram_nlls(model, validation, m) for m in concentrations]
     table = np.array([[column[order - 1] for column in columns] for order in orders])

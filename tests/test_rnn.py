@@ -956,6 +956,13 @@ def test_the_search_takes_what_is_best_on_validation_data(rng):
     assert best["table"][0].min() > best["table"][1].min() + 0.1
 
 
+def test_the_default_grid_of_the_search_fits_every_vocabulary(rng):
+    """Nine of a thousand tokens do not fit into 63 bits; six do."""
+    for size, orders in ((5, 9), (103, 9), (1000, 6)):
+        text = rng.integers(0, 5, 300)
+        assert ngram_search(text, text[:50], vocab_size=size)["table"].shape == (orders, 9)
+
+
 def test_a_unigram_of_uniform_chance_has_perplexity_near_the_vocabulary(rng):
     train, test = rng.integers(0, 10, (2, 20000))
     nll = ngram_nll(ngram_fit(train, order=1, vocab_size=10), test)
@@ -1076,12 +1083,14 @@ def test_a_gradient_vanishes_or_explodes_by_the_radius(rho, rng):
 
 
 def peaks(cell, T, layers=1):
-    """Bytes above the start: held after the forward pass, at the peak of the backward sweep, and left after it."""
+    """Bytes above the start: held after the forward pass, at the peak of the backward sweep, and left after it.
+
+    Many sequences and few steps: the bytes of a long recurrence without its time.
+    """
     rng = np.random.default_rng(0)
-    N, D, H = 8, 32, 32
-    params = recurrent_init(rng, cell, D, H, num_layers=layers)
-    x = rng.normal(size=(T, N, D)).astype(np.float32)
-    gc.collect()
+    params = recurrent_init(rng, cell, SIZE, SIZE, num_layers=layers)
+    x = rng.normal(size=(T, SEQUENCES, SIZE)).astype(np.float32)
+    gc.freeze()  # what exists already need not be searched
     tracemalloc.start()
     y, pull = vjp(lambda p: recurrent(p, x)[0], params)
     held = tracemalloc.get_traced_memory()[0]
@@ -1094,25 +1103,30 @@ def peaks(cell, T, layers=1):
     gc.collect()
     left = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
+    gc.unfreeze()
     return held, peak - before, left
+
+
+SEQUENCES, SIZE = 40, 32
+STEP = SEQUENCES * SIZE * 4
+"""Bytes of one state of all sequences."""
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_memory_grows_linearly_with_the_number_of_steps(cell):
-    short, long = peaks(cell, 100), peaks(cell, 400)
+    short, long = peaks(cell, 20), peaks(cell, 80)
     for a, b in zip(short[:2], long[:2], strict=True):
         assert b <= 4.2 * a + 1e5
-    unit = 400 * 8 * 32 * 4
-    assert long[0] <= (2 * GATES[cell] + 6) * unit
+    assert long[0] <= (2 * GATES[cell] + 6) * 80 * STEP
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_memory_is_freed_during_the_backward_sweep(cell):
     """Six layers: were nothing freed, the sweep's own arrays would come on top, six layers of them."""
-    held, extra, left = peaks(cell, 300, layers=6)
-    one = peaks(cell, 300)
+    held, extra, left = peaks(cell, 60, layers=6)
+    one = peaks(cell, 60)
     assert extra <= 0.5 * held
-    assert extra <= one[1] + 2.5 * 300 * 8 * 32 * 4 * GATES[cell]
+    assert extra <= one[1] + 2.5 * 60 * STEP * GATES[cell]
     assert left < 0.05 * held
 
 
