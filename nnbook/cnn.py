@@ -508,7 +508,8 @@ def conv_transpose2d(x, weight, bias=None, *, stride=1, padding=0, output_paddin
         stride: step from painted kernel to painted kernel.
         padding: rows and columns *taken off* the output at each end.
         output_padding: rows and columns added at the lower and right end, since with a stride several sizes of image
-            lead to the same output of :func:`conv2d`; less than the stride or than the dilation.
+            lead to the same output of :func:`conv2d`; less than the stride or than the dilation. They first
+            give back what ``padding`` has taken off; only those beyond hold the bias alone.
         dilation: step from tap to tap.
         groups: as for :func:`conv2d`.
 

@@ -371,6 +371,14 @@ def test_conv_transpose2d_by_hand():
     assert np.array_equal(dw, [[[[1 + 10, 1, 1]]]])
 
 
+@pytest.mark.parametrize(("padding", "last"), [(1, [101, 102, 101, 102, 101, 101]), (0, [100] * 8)])
+def test_output_padding_gives_back_what_padding_took_off(padding, last):
+    """The additional row meets weights if there is padding to give back, and holds the bias alone if not."""
+    ones = np.ones((1, 1, 3, 3))
+    y = conv_transpose2d(ones, ones, np.array([100.0]), stride=2, padding=padding, output_padding=1)
+    assert np.array_equal(y[0, 0, -1], last)
+
+
 def test_max_pool2d_by_hand():
     x = np.array([[[[1.0, 2, 5, 5], [3, 3, 0, 5]]]])
     y, dx = pulled(max_pool2d, x, dy=[[[[7.0, 8.0]]]], kernel_size=2)
