@@ -6,8 +6,8 @@ Each module belongs to a chapter or to the machinery around the chapters and is 
 
     nnbook.neurons.softplus(x)
 
-torch is needed only by ``verify``, ``references`` and the twins of ``training``, matplotlib only by ``plots``; they are
-imported when a function needs them.
+torch is needed only by ``verify``, ``references``, ``twins`` and two functions of ``training``, matplotlib only by
+``plots``; they are imported when a function needs them.
 """
 
 from importlib import import_module
@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "attention",
     "backprop",
+    "cnn",
     "data",
     "losses",
     "mutants",
@@ -26,6 +27,7 @@ __all__ = [
     "plots",
     "references",
     "regularization",
+    "rnn",
     "training",
     "twins",
     "verify",
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from nnbook import (
         attention,
         backprop,
+        cnn,
         data,
         losses,
         mutants,
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
         plots,
         references,
         regularization,
+        rnn,
         training,
         twins,
         verify,

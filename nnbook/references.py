@@ -1196,6 +1196,476 @@ REFERENCES.update(
 )
 
 
+# Chapter 6: convolutions and pooling, nnbook.cnn
+
+
+def pool_gaps(x, *, kernel_size, stride=None, padding=0, dilation=1):
+    """By how much the largest entry of each window exceeds the second largest."""
+    kernel, step, pad, gap = (
+        v if isinstance(v, tuple) else (v, v) for v in (kernel_size, stride or kernel_size, padding, dilation)
+    )
+    sizes = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, k, s, p, d in zip(x.shape[2:], kernel, step, pad, gap, strict=True)
+    ]
+    found = []
+    for p in range(sizes[0]):
+        for q in range(sizes[1]):
+            rows = [h for i in range(kernel[0]) if 0 <= (h := p * step[0] + i * gap[0] - pad[0]) < x.shape[2]]
+            columns = [w for j in range(kernel[1]) if 0 <= (w := q * step[1] + j * gap[1] - pad[1]) < x.shape[3]]
+            window = np.sort(x[:, :, rows][..., columns].reshape(*x.shape[:2], len(rows) * len(columns)), axis=-1)
+            if window.shape[-1] > 1:
+                found.append(window[..., -1] - window[..., -2])
+    return np.array(found)
+
+
+POOL_BAD = (
+    (Case("three axes", normal((3, 4, 4)), {"kernel_size": 2}), r"\(N, C, H, W\), not \(3, 4, 4\)"),
+    (Case("window too large", normal((1, 1, 2, 5)), {"kernel_size": 3}), r"\(1, 1, 2, 5\).*3 taps.*spans 3"),
+    (Case("no stride", normal((1, 1, 4, 4)), {"kernel_size": 2, "stride": 0}), "stride must be .* at least 1, not 0"),
+    (Case("three numbers", normal((1, 1, 4, 4)), {"kernel_size": (2, 2, 2)}), r"kernel_size must be .*\(2, 2, 2\)"),
+    (Case("wide padding", normal((1, 1, 4, 4)), {"kernel_size": 2, "padding": 2}), r"padding \(2, 2\).*at most half"),
+)
+
+REFERENCES.update(
+    conv1d=Reference(
+        lambda torch: torch.nn.functional.conv1d,
+        (
+            Case("sequences", normal((2, 3, 7), (4, 3, 3), (4,))),
+            Case("no bias", normal((2, 3, 7), (4, 3, 2))),
+            Case("stride", normal((2, 2, 8), (3, 2, 3), (3,)), {"stride": 2}),
+            Case("padding and dilation", normal((2, 2, 6), (3, 2, 3), (3,)), {"padding": 2, "dilation": 2}),
+            Case("same", normal((2, 2, 6), (3, 2, 3), (3,)), {"padding": "same", "dilation": 2}),
+            Case("groups", normal((2, 4, 6), (6, 2, 3), (6,)), {"groups": 2}),
+            Case("all options", normal((2, 4, 9), (4, 2, 2), (4,)), {"stride": 3, "padding": 1, "groups": 2}),
+            Case("size 1", uniform(0.5, 2, (1, 1, 1), (1, 1, 1), (1,))),
+            Case("no sequence", normal((0, 2, 5), (3, 2, 3), (3,))),
+        ),
+        analytic=True,
+        bad=(
+            (Case("two axes", normal((2, 7), (4, 3, 3))), r"\(N, C, L\), not \(2, 7\)"),
+            (Case("channels differ", normal((2, 3, 7), (4, 2, 3))), r"groups=1.*\(2, 3, 7\).*\(O, 3, K\).*\(4, 2, 3\)"),
+            (Case("kernel too long", normal((2, 3, 7), (4, 3, 8))), r"\(2, 3, 7\).*padding 0 is 7.*8 taps.*at least 8"),
+            (Case("bias too long", normal((2, 3, 7), (4, 3, 3), (3,))), r"bias of shape \(3,\).*\(4, 3, 3\).*\(4,\)"),
+        ),
+    ),
+    conv2d=Reference(
+        lambda torch: torch.nn.functional.conv2d,
+        (
+            Case("images", normal((2, 3, 6, 5), (4, 3, 3, 2), (4,))),
+            Case("no bias", normal((2, 3, 5, 5), (2, 3, 3, 3))),
+            Case("stride", normal((2, 2, 7, 8), (3, 2, 3, 3), (3,)), {"stride": 2}),
+            Case("padding", normal((2, 2, 5, 4), (3, 2, 3, 3), (3,)), {"padding": (2, 1)}),
+            Case("same", normal((2, 2, 5, 4), (3, 2, 3, 3), (3,)), {"padding": "same"}),
+            Case("dilation", normal((2, 2, 7, 6), (3, 2, 3, 2), (3,)), {"dilation": (2, 3)}),
+            Case("groups", normal((2, 4, 5, 5), (6, 2, 3, 3), (6,)), {"groups": 2}),
+            Case("depthwise", normal((2, 3, 5, 5), (3, 1, 3, 3), (3,)), {"groups": 3, "padding": 1}),
+            Case(
+                "all options",
+                normal((2, 4, 9, 8), (4, 2, 3, 2), (4,)),
+                {"stride": (2, 3), "padding": (1, 2), "dilation": (2, 1), "groups": 2},
+            ),
+            Case("1 x 1", normal((2, 3, 4, 4), (5, 3, 1, 1), (5,))),
+            Case("size 1", uniform(0.5, 2, (1, 1, 1, 1), (1, 1, 1, 1), (1,))),
+            Case("no image", normal((0, 2, 5, 5), (3, 2, 3, 3), (3,))),
+        ),
+        analytic=True,
+        bad=(
+            (Case("one image", normal((3, 5, 5), (4, 3, 3, 3))), r"\(N, C, H, W\), not \(3, 5, 5\)"),
+            (Case("weight of a line", normal((2, 3, 5, 5), (4, 3, 3))), r"\(O, C / groups, kh, kw\).*\(4, 3, 3\)"),
+            (
+                Case("channels differ", normal((2, 3, 5, 5), (4, 2, 3, 3))),
+                r"groups=1.*\(2, 3, 5, 5\).*\(O, 3, kh, kw\), not \(4, 2, 3, 3\)",
+            ),
+            (
+                Case("groups do not divide", normal((2, 4, 5, 5), (6, 2, 3, 3)), {"groups": 3}),
+                r"\(2, 4, 5, 5\).*\(6, 2, 3, 3\).*groups=3 does not",
+            ),
+            (
+                Case("kernel too large", normal((2, 3, 5, 2), (4, 3, 3, 3))),
+                r"\(2, 3, 5, 2\).*size of 2 with padding 0 is 2 wide.*3 taps with dilation 1 spans 3.*at least 3",
+            ),
+            (
+                Case("dilation too large", normal((2, 3, 5, 5), (4, 3, 3, 3)), {"dilation": 3, "padding": 0}),
+                r"dilation 3 spans 7; expected a size of at least 7",
+            ),
+            (Case("same with stride", normal((1, 1, 5, 5), (1, 1, 3, 3)), {"padding": "same", "stride": 2}), "stride"),
+            (Case("another word", normal((1, 1, 5, 5), (1, 1, 3, 3)), {"padding": "full"}), "not 'full'"),
+            (Case("negative", normal((1, 1, 5, 5), (1, 1, 3, 3)), {"padding": -1}), "padding .* at least 0, not -1"),
+            (Case("half", normal((1, 1, 5, 5), (1, 1, 3, 3)), {"stride": 1.5}), "stride must be an integer .*1.5"),
+            (Case("bias too short", normal((2, 3, 5, 5), (4, 3, 3, 3), (1,))), r"bias of shape \(1,\).*\(4,\)"),
+        ),
+    ),
+    conv_transpose2d=Reference(
+        lambda torch: torch.nn.functional.conv_transpose2d,
+        (
+            Case("images", normal((2, 3, 4, 3), (3, 4, 3, 2), (4,))),
+            Case("no bias", normal((2, 3, 3, 3), (3, 2, 3, 3))),
+            Case("stride", normal((2, 2, 3, 4), (2, 3, 3, 3), (3,)), {"stride": 2}),
+            Case("padding", normal((2, 2, 5, 4), (2, 3, 3, 3), (3,)), {"padding": (2, 1)}),
+            Case("larger output", normal((2, 2, 3, 3), (2, 3, 3, 3), (3,)), {"stride": 3, "output_padding": (1, 2)}),
+            Case("dilation", normal((2, 2, 3, 3), (2, 3, 3, 2), (3,)), {"dilation": (2, 3), "output_padding": 1}),
+            Case("groups", normal((2, 4, 3, 3), (4, 3, 3, 3), (6,)), {"groups": 2}),
+            Case(
+                "all options",
+                normal((2, 4, 3, 4), (4, 2, 3, 2), (4,)),
+                {"stride": (2, 3), "padding": 1, "output_padding": (1, 0), "dilation": (2, 1), "groups": 2},
+            ),
+            Case("size 1", uniform(0.5, 2, (1, 1, 1, 1), (1, 1, 1, 1), (1,))),
+            Case("no image", normal((0, 2, 3, 3), (2, 3, 3, 3), (3,))),
+        ),
+        analytic=True,
+        bad=(
+            (Case("one image", normal((3, 5, 5), (3, 4, 3, 3))), r"\(N, C, H, W\), not \(3, 5, 5\)"),
+            (Case("weight of a line", normal((2, 3, 5, 5), (3, 4, 3))), r"\(C, O / groups, kh, kw\).*\(3, 4, 3\)"),
+            (Case("channels differ", normal((2, 3, 5, 5), (4, 3, 3, 3))), r"\(2, 3, 5, 5\).*\(3, O.*\(4, 3, 3, 3\)"),
+            (Case("groups", normal((2, 3, 5, 5), (3, 4, 3, 3)), {"groups": 2}), r"groups=2.*\(2, 3, 5, 5\)"),
+            (Case("bias too short", normal((2, 3, 5, 5), (3, 4, 3, 3), (3,))), r"bias of shape \(3,\).*\(4,\)"),
+            (Case("all cut off", normal((1, 1, 1, 1), (1, 1, 3, 3)), {"padding": 2}), "padding 2 .*size of -1"),
+            (
+                Case("more than the stride", normal((1, 1, 3, 3), (1, 1, 3, 3)), {"stride": 2, "output_padding": 2}),
+                "output_padding 2 must be less than stride 2",
+            ),
+        ),
+    ),
+    max_pool2d=Reference(
+        lambda torch: torch.nn.functional.max_pool2d,
+        (
+            Case("side by side", normal((2, 2, 4, 6)), {"kernel_size": 2}),
+            Case("a rest left over", normal((2, 2, 5, 5)), {"kernel_size": 2}),
+            Case("overlapping", normal((2, 2, 5, 5)), {"kernel_size": 3, "stride": 1}),
+            Case("padding", normal((2, 2, 4, 4)), {"kernel_size": 3, "stride": 2, "padding": 1}),
+            Case("pairs", normal((2, 1, 6, 7)), {"kernel_size": (2, 3), "stride": (1, 2), "padding": (0, 1)}),
+            Case("dilation", normal((1, 2, 6, 6)), {"kernel_size": 2, "stride": 1, "dilation": (2, 3)}),
+            Case("size 1", uniform(0.5, 2, (1, 1, 1, 1)), {"kernel_size": 1}),
+            Case("no image", normal((0, 2, 4, 4)), {"kernel_size": 2}),
+        ),
+        kinks=pool_gaps,
+        bad=POOL_BAD,
+        at_kinks=(
+            Case("all equal", lambda rng: (np.zeros((1, 2, 4, 4)),), {"kernel_size": 2}),
+            Case("few values", lambda rng: (rng.integers(0, 2, (2, 2, 6, 6)).astype(float),), {"kernel_size": 3}),
+            Case(
+                "few values, overlapping",
+                lambda rng: (rng.integers(0, 2, (2, 2, 5, 5)).astype(float),),
+                {"kernel_size": 3, "stride": 1, "padding": 1},
+            ),
+            Case(
+                "few values, dilation",
+                lambda rng: (rng.integers(0, 2, (1, 1, 7, 6)).astype(float),),
+                {"kernel_size": 2, "stride": 1, "padding": 1, "dilation": 2},
+            ),
+        ),
+        extremes=(
+            Case("both ends", uniform(-1e4, 1e4, (2, 2, 4, 4)), {"kernel_size": 2}),
+            Case(
+                "infinities",
+                lambda rng: (rng.choice([-np.inf, -1e4, 1e4, np.inf], (2, 2, 5, 5)),),
+                {"kernel_size": 3, "stride": 1, "padding": 1},
+            ),
+            Case(
+                "nothing but -inf",
+                lambda rng: (np.full((1, 1, 3, 3), -np.inf),),
+                {"kernel_size": 3, "stride": 1, "padding": 1},
+            ),
+        ),
+    ),
+    avg_pool2d=Reference(
+        lambda torch: torch.nn.functional.avg_pool2d,
+        (
+            Case("side by side", normal((2, 2, 4, 6)), {"kernel_size": 2}),
+            Case("a rest left over", normal((2, 2, 5, 5)), {"kernel_size": 2}),
+            Case("overlapping", normal((2, 2, 5, 5)), {"kernel_size": 3, "stride": 1}),
+            Case("padding", normal((2, 2, 4, 4)), {"kernel_size": 3, "stride": 2, "padding": 1}),
+            Case(
+                "padding that does not count",
+                normal((2, 2, 5, 4)),
+                {"kernel_size": (3, 2), "stride": (1, 2), "padding": 1, "count_include_pad": False},
+            ),
+            Case("size 1", uniform(0.5, 2, (1, 1, 1, 1)), {"kernel_size": 1}),
+            Case("no image", normal((0, 2, 4, 4)), {"kernel_size": 2}),
+        ),
+        analytic=True,
+        bad=POOL_BAD,
+    ),
+    global_avg_pool2d=Reference(
+        lambda torch: lambda x: torch.nn.functional.adaptive_avg_pool2d(x, 1).flatten(1),
+        (
+            Case("images", normal((2, 3, 4, 5))),
+            Case("one pixel", normal((2, 3, 1, 1))),
+            Case("size 1", uniform(0.5, 2, (1, 1, 1, 1))),
+            Case("no image", normal((0, 2, 3, 3))),
+        ),
+        analytic=True,
+        bad=(
+            (Case("three axes", normal((3, 4, 4))), r"\(N, C, H, W\), not \(3, 4, 4\)"),
+            (Case("no pixel", normal((2, 3, 0, 4))), r"\(2, 3, 0, 4\)"),
+        ),
+    ),
+)
+
+
+# Chapter 7: recurrent networks
+
+
+def recurrent_arrays(
+    gates: int,
+    T: int,
+    N: int,
+    D: int,
+    H: int,
+    *,
+    states: int = 1,
+    bias: bool = True,
+    mask: str = "",
+    start: bool = True,
+) -> Callable[[Rng], tuple[Any, ...]]:
+    """Inputs, initial states, weights and biases of a recurrent layer; ``mask``: none, ``"ends"`` or ``"gaps"``."""
+
+    def arrays(rng: Rng) -> tuple[Any, ...]:
+        initial = rng.normal(size=(states, N, H))
+        padding = {
+            "": (),
+            "ends": (np.arange(T)[:, None] < rng.integers(1, T + 1, N),),
+            "gaps": (rng.random((T, N)) < 0.6,),
+        }[mask]
+        return (
+            rng.normal(size=(T, N, D)),
+            *(initial if start else [None] * states),
+            rng.normal(size=(gates * H, D)) / np.sqrt(D),
+            rng.normal(size=(gates * H, H)) / np.sqrt(H),
+            *(0.5 * rng.normal(size=(2, gates * H)) if bias else [None, None]),
+            *padding,
+        )
+
+    return arrays
+
+
+def recurrent_cases(gates: int, states: int) -> tuple[Case, ...]:
+    """What all recurrent layers are compared on."""
+
+    def arrays(*sizes, **options):
+        return recurrent_arrays(gates, *sizes, states=states, **options)
+
+    return (
+        Case("five steps", arrays(5, 3, 2, 4)),
+        Case("reverse", arrays(5, 3, 2, 4), {"reverse": True}),
+        Case("padded", arrays(6, 4, 3, 2, mask="ends")),
+        Case("padded, reverse", arrays(6, 4, 3, 2, mask="ends"), {"reverse": True}),
+        Case("gaps in the mask", arrays(6, 3, 2, 3, mask="gaps")),
+        Case("no bias", arrays(4, 2, 3, 3, bias=False)),
+        Case("no initial state", arrays(4, 2, 3, 3, start=False)),
+        Case("one step", arrays(1, 2, 3, 2)),
+        Case("size 1", arrays(2, 1, 1, 1)),
+        Case("no sequence", arrays(3, 0, 2, 2)),
+    )
+
+
+def recurrent_bad(gates: int, states: int) -> tuple[tuple[Case, str], ...]:
+    """Arguments that every recurrent layer refuses."""
+    good = recurrent_arrays(gates, 4, 3, 2, 5, states=states)
+
+    def spoiled(place: int, *shape: int) -> Callable[[Rng], tuple[Any, ...]]:
+        def arrays(rng: Rng) -> tuple[Any, ...]:
+            args = [*good(rng), np.ones((4, 3), bool)]
+            args[place] = np.ones(shape, bool if place == len(args) - 1 else float)
+            return tuple(args)
+
+        return arrays
+
+    def of_numbers(rng: Rng) -> tuple[Any, ...]:
+        return (*good(rng), np.ones((4, 3)))
+
+    w = states + 1
+    return (
+        (Case("no axis of time", spoiled(0, 3, 2)), r"x has shape \(3, 2\), expected \(T, N, D\)"),
+        (Case("no step", spoiled(0, 0, 3, 2)), r"x has shape \(0, 3, 2\).*at least one step"),
+        (Case("other batch", spoiled(1, 2, 5)), r"h0 has shape \(2, 5\), expected \(3, 5\)"),
+        (Case("batch of the last state", spoiled(states, 2, 5)), r"0 has shape \(2, 5\), expected \(3, 5\)"),
+        (Case("inputs", spoiled(w, gates * 5, 3)), rf"weight_ih has shape \({gates * 5}, 3\).*\({gates * 5}, 2\)"),
+        (Case("rows", spoiled(w + 1, 5, 4)), rf"weight_hh has shape \(5, 4\), expected \({gates * 4}, 4\)"),
+        (Case("no matrix", spoiled(w + 1, 5)), r"weight_hh has shape \(5,\), expected"),
+        (Case("short bias_ih", spoiled(w + 2, 1)), rf"bias_ih has shape \(1,\), expected \({gates * 5},\)"),
+        (Case("short bias_hh", spoiled(w + 3, 1)), rf"bias_hh has shape \(1,\), expected \({gates * 5},\)"),
+        (Case("mask transposed", spoiled(w + 4, 3, 4)), r"mask has shape \(3, 4\), expected \(4, 3\)"),
+        (Case("mask of numbers", of_numbers), "mask has dtype float64, expected bool"),
+    )
+
+
+def _torch_recurrent(kind: str, torch, x, states, weights, mask, reverse, step=None):
+    """PyTorch's own layer; where there is a mask (or a step it lacks), its cell in a loop that carries the states."""
+    w_ih, w_hh, b_ih, b_hh = weights
+    zeros = x.new_zeros(x.shape[1], w_hh.shape[1])
+    states = [zeros if s is None else s for s in states]
+    if mask is None and step is None and x.shape[1]:
+        x = x.flip(0) if reverse else x
+        hx = tuple(s[None] for s in states) if kind == "lstm" else states[0][None]
+        flat = [w_ih, w_hh] if b_ih is None else [w_ih, w_hh, b_ih, b_hh]
+        layer = getattr(torch, kind)
+        y, *final = layer(x, hx, flat, b_ih is not None, 1, 0.0, False, False, False)
+        return torch.cat([y.flip(0) if reverse else y, *final])
+    cell = step or getattr(torch, {"lstm": "lstm_cell", "gru": "gru_cell"}.get(kind, f"{kind}_cell"))
+    outputs = [None] * len(x)
+    for t in reversed(range(len(x))) if reverse else range(len(x)):
+        new = cell(x[t], tuple(states) if kind == "lstm" else states[0], w_ih, w_hh, b_ih, b_hh)
+        new = list(new) if kind == "lstm" else [new]
+        here = x.new_ones(x.shape[1], 1, dtype=bool) if mask is None else mask[t][:, None]
+        outputs[t] = torch.where(here, new[0], 0)
+        states = [torch.where(here, a, b) for a, b in zip(new, states, strict=True)]
+    return torch.cat([torch.stack(outputs), *(s[None] for s in states)])
+
+
+def _torch_rnn(torch):
+    def f(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, mask=None, nonlinearity="tanh", reverse=False):
+        return _torch_recurrent(f"rnn_{nonlinearity}", torch, x, [h0], (w_ih, w_hh, b_ih, b_hh), mask, reverse)
+
+    return f
+
+
+def _torch_lstm(torch):
+    def f(x, h0, c0, w_ih, w_hh, b_ih=None, b_hh=None, mask=None, reverse=False):
+        return _torch_recurrent("lstm", torch, x, [h0, c0], (w_ih, w_hh, b_ih, b_hh), mask, reverse)
+
+    return f
+
+
+def _torch_gru(torch):
+    def reset_before(x, h, w_ih, w_hh, b_ih, b_hh):
+        linear, H = torch.nn.functional.linear, h.shape[1]
+        b = w_hh.new_zeros(len(w_hh)) if b_hh is None else b_hh
+        from_x = linear(x, w_ih, b_ih)
+        gates = torch.sigmoid(from_x[:, : 2 * H] + linear(h, w_hh[: 2 * H], b[: 2 * H]))
+        n = torch.tanh(from_x[:, 2 * H :] + linear(gates[:, :H] * h, w_hh[2 * H :], b[2 * H :]))
+        return (1 - gates[:, H:]) * n + gates[:, H:] * h
+
+    def f(x, h0, w_ih, w_hh, b_ih=None, b_hh=None, mask=None, reset_after=True, reverse=False):
+        step = None if reset_after else reset_before
+        return _torch_recurrent("gru", torch, x, [h0], (w_ih, w_hh, b_ih, b_hh), mask, reverse, step)
+
+    return f
+
+
+def _relu_kinks(x, h0, w_ih, w_hh, b_ih, b_hh, mask=None, *, nonlinearity="tanh", reverse=False):
+    if nonlinearity != "relu":
+        return np.array(np.inf)
+    z = []
+    for t in range(len(x))[:: -1 if reverse else 1]:
+        z.append(np.abs(x[t] @ w_ih.T + h0 @ w_hh.T + b_ih + b_hh))
+        h0 = np.maximum(x[t] @ w_ih.T + h0 @ w_hh.T + b_ih + b_hh, 0)
+    return np.array(z)
+
+
+def _torch_linear_recurrence(torch):
+    def f(a, b, h0=None, method="scan"):
+        h = torch.zeros_like(a[0]) if h0 is None else h0
+        outputs = []
+        for a_t, b_t in zip(a, b, strict=True):
+            h = a_t * h + b_t
+            outputs.append(h)
+        return torch.stack(outputs)
+
+    return f
+
+
+def recurrence(T: int, *shape: int, start: bool = True) -> Callable[[Rng], tuple[Any, ...]]:
+    """Factors between -1 and 1, terms, and (with ``start``) an initial state."""
+    return lambda rng: (
+        rng.uniform(-1, 1, (T, *shape)),
+        rng.normal(size=(T, *shape)),
+        *((rng.normal(size=shape),) if start else ()),
+    )
+
+
+def token_case(name: str, tokens: Any, count: int, size: int, **static: Any) -> Case:
+    """Fixed tokens and a random matrix of vectors."""
+    return Case(name, lambda rng: (np.array(tokens, int), rng.normal(size=(count, size))), static)
+
+
+REFERENCES.update(
+    embedding=Reference(
+        lambda torch: torch.nn.functional.embedding,
+        (
+            token_case("sequences", [[0, 2], [2, 1], [2, 4]], 5, 3),
+            token_case("one token", 3, 4, 2),
+            token_case("one after the other", [3, 0, 3, 3], 4, 3),
+            token_case("size 1", [0], 1, 1),
+            token_case("no token", [], 3, 2),
+        ),
+        analytic=True,
+        at_kinks=(token_case("padding", [[0, 1, 1], [2, 0, 0]], 4, 3, padding_idx=0),),  # a rule, not a derivative
+        bad=(
+            (token_case("token too large", [0, 5], 5, 3), "tokens run from 0 to 5, allowed is 0 to 4"),
+            (token_case("negative token", [-1], 5, 3), "tokens run from -1 to -1"),
+            (
+                Case("tokens that are no integers", fixed([0.0, 1.0], [[1.0], [2.0]])),
+                "dtype float64, expected integers",
+            ),
+            (Case("one vector only", fixed([0, 1], [1.0, 2.0])), r"weight has shape \(2,\), expected \(K, D\)"),
+            (token_case("padding out of range", [0], 3, 2, padding_idx=3), "padding_idx 3 is not from 0 to 2"),
+        ),
+    ),
+    rnn=Reference(
+        _torch_rnn,
+        (
+            *recurrent_cases(1, 1),
+            Case("relu", recurrent_arrays(1, 5, 3, 2, 4), {"nonlinearity": "relu"}),
+            Case("relu, reverse", recurrent_arrays(1, 5, 3, 2, 4), {"nonlinearity": "relu", "reverse": True}),
+        ),
+        kinks=_relu_kinks,
+        bad=(
+            *recurrent_bad(1, 1),
+            (Case("sigmoid", recurrent_arrays(1, 3, 2, 2, 2), {"nonlinearity": "sigmoid"}), "'relu', not 'sigmoid'"),
+        ),
+        at_kinks=(
+            Case(
+                "relu of zero",
+                fixed([[[1.0]], [[-2.0]]], [[1.0]], [[1.0]], [[1.0]], [0.0], [0.0]),
+                {"nonlinearity": "relu"},
+            ),
+        ),
+    ),
+    lstm=Reference(_torch_lstm, recurrent_cases(4, 2), analytic=True, bad=recurrent_bad(4, 2)),
+    gru=Reference(
+        _torch_gru,
+        (
+            *recurrent_cases(3, 1),
+            Case("reset before", recurrent_arrays(3, 5, 3, 2, 4), {"reset_after": False}),
+            Case("reset before, padded", recurrent_arrays(3, 5, 3, 2, 4, mask="ends"), {"reset_after": False}),
+            Case(
+                "reset before, reverse, no bias",
+                recurrent_arrays(3, 4, 3, 2, 3, bias=False),
+                {"reset_after": False, "reverse": True},
+            ),
+        ),
+        analytic=True,
+        bad=recurrent_bad(3, 1),
+    ),
+    linear_recurrence=Reference(
+        _torch_linear_recurrence,
+        (
+            Case("vectors", recurrence(7, 3)),
+            Case("no initial state", recurrence(5, 2, start=False)),
+            Case("batches", recurrence(8, 2, 3)),
+            Case("numbers", recurrence(6)),
+            Case("loop", recurrence(7, 3), {"method": "loop"}),
+            Case("loop, no initial state", recurrence(5, 2, start=False), {"method": "loop"}),
+            Case("one step", recurrence(1, 2)),
+            Case("size 1", recurrence(2, 1)),
+            Case("no entry", recurrence(3, 0)),
+        ),
+        analytic=True,
+        bad=(
+            (Case("other length", normal((4, 2), (3, 2))), r"a has shape \(4, 2\), b \(3, 2\)"),
+            (Case("a factor that would broadcast", normal((4, 1), (4, 2))), r"a has shape \(4, 1\), b \(4, 2\)"),
+            (Case("0-d", normal((), ())), r"expected twice \(T, \.\.\.\)"),
+            (Case("state of two rows", normal((4, 2), (4, 2), (2, 2))), r"h0 has shape \(2, 2\), expected \(2,\)"),
+            (Case("unknown method", recurrence(3, 2), {"method": "tree"}), "'scan' or 'loop', not 'tree'"),
+        ),
+        extremes=(Case("both ends", lambda rng: (rng.choice([-1e4, 1e4], (4, 2)), 1e4 * rng.normal(size=(4, 2)))),),
+    ),
+)
+
+
 # Chapter 8: nnbook.attention
 
 

@@ -40,7 +40,7 @@ def embedding(tokens, weight, *, padding_idx=None):
     Args:
         tokens: (...) integers from 0 to K - 1.
         weight: (K, D), one vector for each of the K tokens.
-        padding_idx: a token whose vector gets no gradient.
+        padding_idx: a token whose vector gets no gradient, so that training leaves it as it is.
 
     Returns:
         (..., D).
@@ -68,7 +68,7 @@ def embedding_vjp(dy, saved, tokens, weight, *, padding_idx=None):
     if tokens.size:
         order = np.argsort(tokens, kind="stable")  # equal tokens side by side, so that their rows are one sum
         rows, starts = np.unique(tokens[order], return_index=True)
-        dweight[rows] = np.add.reduceat(dy.reshape(tokens.size, -1)[order], starts, axis=0)
+        dweight[rows] = np.add.reduceat(dy.reshape(tokens.size, weight.shape[1])[order], starts, axis=0)
     if padding_idx is not None:
         dweight[padding_idx] = 0
     return None, dweight
@@ -116,8 +116,8 @@ def rnn(x, h0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None, *, n
         raise ValueError(f"rnn: nonlinearity must be 'tanh' or 'relu', not {nonlinearity!r}")
     (hs,) = _states("rnn", 1, x, {"h0": h0}, weight_ih, weight_hh, bias_ih, bias_hh, mask)
     x, mask = _in_order(x, mask, reverse)
-    z = _from_inputs(x, weight_ih, bias_ih, bias_hh, hs.dtype)
-    W = np.ascontiguousarray(weight_hh.T)
+    W = _by_gate(weight_hh, 1)[0]
+    (z,) = _from_inputs(x, weight_ih, bias_ih, bias_hh, hs)
     for t in range(len(x)):
         z[t] += hs[t] @ W
         hs[t + 1] = np.tanh(z[t]) if nonlinearity == "tanh" else np.maximum(z[t], 0)
@@ -138,7 +138,7 @@ def rnn_vjp(
         dh, passed = _arrive(dh, dy[t], mask, t)
         dz[t] = dh * (1 - hs[t + 1] ** 2) if nonlinearity == "tanh" else np.where(hs[t + 1] > 0, dh, 0)
         dh = dz[t] @ weight_hh + passed
-    return _gradients(dz, dz, hs[:-1], x, (dh,), (h0,), weight_ih, reverse)
+    return _gradients(dz[None], dz[None], hs[:-1], x, (dh,), (h0,), weight_ih, reverse)
 
 
 @primitive
@@ -147,8 +147,7 @@ def lstm(x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None,
 
     ``c_t = f c_{t-1} + i g`` and ``h_t = o tanh(c_t)``, where the gates ``i, f, o = sigmoid(...)`` and the candidate
     ``g = tanh(...)`` each see ``W_ih x_t + b_ih + W_hh h_{t-1} + b_hh`` with rows of their own, in the order
-    i, f, g, o.
-    T steps, N sequences, D inputs, H hidden units.
+    i, f, g, o. T steps, N sequences, D inputs, H hidden units.
 
     Args:
         x: (T, N, D), at least one step.
@@ -169,21 +168,19 @@ def lstm(x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None,
     """
     hs, cs = _states("lstm", 4, x, {"h0": h0, "c0": c0}, weight_ih, weight_hh, bias_ih, bias_hh, mask)
     x, mask = _in_order(x, mask, reverse)
-    H = hs.shape[2]
     # sigmoid(a) = tanh(a / 2) / 2 + 1/2, so that one call of tanh serves all four gates.
-    half = np.repeat(np.array([0.5, 0.5, 1, 0.5], hs.real.dtype), H)
-    z = _from_inputs(x, weight_ih, bias_ih, bias_hh, hs.dtype, half)
-    W = np.ascontiguousarray((weight_hh * half[:, None]).T)
+    half = np.array([0.5, 0.5, 1, 0.5], hs.real.dtype)[:, None, None]
+    W = _by_gate(weight_hh, 4) * half
+    z = _from_inputs(x, weight_ih, bias_ih, bias_hh, hs, half)
     for t in range(len(x)):
-        gates = z[t]
+        gates = z[:, t]
         gates += hs[t] @ W
         np.tanh(gates, out=gates)
         gates *= half
         gates += 1 - half
-        i, f, g, o = (gates[:, k : k + H] for k in range(0, 4 * H, H))
-        np.multiply(f, cs[t], out=cs[t + 1])
-        cs[t + 1] += i * g
-        np.multiply(o, np.tanh(cs[t + 1]), out=hs[t + 1])
+        i, f, g, o = gates
+        cs[t + 1] = f * cs[t] + i * g
+        hs[t + 1] = o * np.tanh(cs[t + 1])
         if mask is not None:
             hs[t + 1] = np.where(mask[t], hs[t + 1], hs[t])
             cs[t + 1] = np.where(mask[t], cs[t + 1], cs[t])
@@ -196,27 +193,21 @@ def lstm_vjp(dy, saved, x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=N
     z, hs, cs = saved
     dy, dh, dc = _flipped(dy[:-2], reverse), dy[-2], dy[-1]
     x, mask = _in_order(x, mask, reverse)
-    H = hs.shape[2]
+    W = weight_hh.reshape(4, hs.shape[2], hs.shape[2])
     dz = np.empty_like(z)
-    slope = np.empty_like(z[0])
     for t in reversed(range(len(x))):
         dh, passed = _arrive(dh, dy[t], mask, t)
         dc, kept = _arrive(dc, 0, mask, t)
-        i, f, g, o = (z[t][:, k : k + H] for k in range(0, 4 * H, H))
-        di, df, dg, do = (dz[t][:, k : k + H] for k in range(0, 4 * H, H))
+        i, f, g, o = z[:, t]
+        di, df, dg, do = dz[:, t]
         tanh_c = np.tanh(cs[t + 1])
-        np.multiply(dh, tanh_c, out=do)
-        tanh_c *= tanh_c
-        dc = dc + dh * o * (1 - tanh_c)
-        np.multiply(dc, g, out=di)
-        np.multiply(dc, cs[t], out=df)
-        np.multiply(dc, i, out=dg)
-        np.multiply(z[t], z[t], out=slope)
-        np.subtract(z[t], slope, out=slope)  # s (1 - s) for the gates,
-        slope[:, 2 * H : 3 * H] += 1 - g  # 1 - g^2 for the candidate
-        dz[t] *= slope
+        dc = dc + dh * o * (1 - tanh_c * tanh_c)
+        di[:] = dc * g * i * (1 - i)
+        df[:] = dc * cs[t] * f * (1 - f)
+        dg[:] = dc * i * (1 - g * g)
+        do[:] = dh * tanh_c * o * (1 - o)
         dc = dc * f + kept
-        dh = dz[t] @ weight_hh + passed
+        dh = (dz[:, t] @ W).sum(0) + passed
     return _gradients(dz, dz, hs[:-1], x, (dh, dc), (h0, c0), weight_ih, reverse)
 
 
@@ -245,37 +236,33 @@ def gru(x, h0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None, *, r
         ValueError: shapes that do not fit (names them), no step, a mask that is not boolean.
 
     PyTorch: one layer of ``torch.nn.GRU``, which has ``reset_after=True`` only, the mask in place of
-    ``pack_padded_sequence``. The original also has the roles of z and 1 - z exchanged. Source: :cite:`cho2014`.
+    ``pack_padded_sequence``. Some texts exchange the roles of z and 1 - z. Source: :cite:`cho2014`.
     """
     (hs,) = _states("gru", 3, x, {"h0": h0}, weight_ih, weight_hh, bias_ih, bias_hh, mask)
     x, mask = _in_order(x, mask, reverse)
-    H = hs.shape[2]
-    b = np.zeros(3 * H, hs.dtype) if bias_hh is None else bias_hh
-    outside = b if not reset_after else np.concatenate([b[: 2 * H], np.zeros(H, b.dtype)])
-    z = _from_inputs(x, weight_ih, bias_ih, outside, hs.dtype)
-    W = np.ascontiguousarray(weight_hh.T)
-    inner = np.empty_like(hs[1:])  # what the candidate hears of the state, before the reset or after it
+    W = _by_gate(weight_hh, 3)
+    b = np.zeros((3, 1, hs.shape[2]), hs.dtype) if bias_hh is None else bias_hh.reshape(3, 1, hs.shape[2])
+    z = _from_inputs(x, weight_ih, bias_ih, None, hs)
+    inner = np.empty_like(hs[1:])  # what the candidate hears of the state: after the reset, or before it
     for t in range(len(x)):
-        gates, n = z[t][:, : 2 * H], z[t][:, 2 * H :]
+        gates, n = z[:2, t], z[2, t]
         if reset_after:
-            heard = hs[t] @ W
-            gates += heard[:, : 2 * H]
-            np.add(heard[:, 2 * H :], b[2 * H :], out=inner[t])
+            *heard, inner[t] = hs[t] @ W + b
         else:
-            gates += hs[t] @ W[:, : 2 * H]
-        gates *= 0.5
+            heard = hs[t] @ W[:2] + b[:2]
+        gates += heard
+        gates *= 0.5  # sigmoid(a) = tanh(a / 2) / 2 + 1/2
         np.tanh(gates, out=gates)
         gates *= 0.5
         gates += 0.5
-        r, update = gates[:, :H], gates[:, H:]
+        r, update = gates
         if reset_after:
             n += r * inner[t]
         else:
-            np.multiply(r, hs[t], out=inner[t])
-            n += inner[t] @ W[:, 2 * H :]
+            inner[t] = r * hs[t]
+            n += inner[t] @ W[2] + b[2]
         np.tanh(n, out=n)
-        np.multiply(update, hs[t] - n, out=hs[t + 1])
-        hs[t + 1] += n
+        hs[t + 1] = n + update * (hs[t] - n)
         if mask is not None:
             hs[t + 1] = np.where(mask[t], hs[t + 1], hs[t])
     return _stacked(mask, reverse, hs), (z, inner, hs)
@@ -289,24 +276,23 @@ def gru_vjp(
     z, inner, hs = saved
     dy, dh = _flipped(dy[:-1], reverse), dy[-1]
     x, mask = _in_order(x, mask, reverse)
-    H = hs.shape[2]
+    W = weight_hh.reshape(3, hs.shape[2], hs.shape[2])
     dz = np.empty_like(z)  # by what comes from the input
     da = np.empty_like(z) if reset_after else dz  # by what comes from the state
     for t in reversed(range(len(x))):
         dh, passed = _arrive(dh, dy[t], mask, t)
-        r, update, n = (z[t][:, k : k + H] for k in range(0, 3 * H, H))
-        dr, dupdate, dn = (dz[t][:, k : k + H] for k in range(0, 3 * H, H))
-        np.multiply(dh * (hs[t] - n), update * (1 - update), out=dupdate)
-        np.multiply(dh * (1 - update), 1 - n * n, out=dn)
+        r, update, n = z[:, t]
+        dr, dupdate, dn = dz[:, t]
+        dupdate[:] = dh * (hs[t] - n) * update * (1 - update)
+        dn[:] = dh * (1 - update) * (1 - n * n)
         if reset_after:
-            np.multiply(dn * inner[t], r * (1 - r), out=dr)
-            da[t] = dz[t]
-            da[t][:, 2 * H :] *= r
-            dh = dh * update + da[t] @ weight_hh + passed
+            dr[:] = dn * inner[t] * r * (1 - r)
+            da[:2, t], da[2, t] = dz[:2, t], dn * r
+            dh = dh * update + (da[:, t] @ W).sum(0) + passed
         else:
-            d_inner = dn @ weight_hh[2 * H :]
-            np.multiply(d_inner * hs[t], r * (1 - r), out=dr)
-            dh = dh * update + d_inner * r + dz[t][:, : 2 * H] @ weight_hh[: 2 * H] + passed
+            d_inner = dn @ W[2]
+            dr[:] = d_inner * hs[t] * r * (1 - r)
+            dh = dh * update + d_inner * r + (dz[:2, t] @ W[:2]).sum(0) + passed
     return _gradients(dz, da, hs[:-1], x, (dh,), (h0,), weight_ih, reverse, None if reset_after else inner)
 
 
@@ -349,19 +335,21 @@ def _in_order(x, mask, reverse):
     return _flipped(x, reverse), None if mask is None else _flipped(mask, reverse)[:, :, None]
 
 
-def _from_inputs(x, weight_ih, bias_ih, bias_hh, dtype, factor=None):
-    """``factor (W_ih x_t + b_ih + b_hh)`` for all steps in one product, (T, N, rows of W_ih)."""
-    bias: Any = 0
-    for b in (bias_ih, bias_hh):
-        bias = bias if b is None else bias + b
-    if factor is not None:
-        weight_ih, bias = weight_ih * factor[:, None], bias * factor
+def _by_gate(weight, gates):
+    """Weights (gates H, D) as a stack of matrices (gates, D, H): a row of inputs times one of them is a gate."""
+    return np.ascontiguousarray(weight.reshape(gates, len(weight) // gates, weight.shape[1]).swapaxes(1, 2))
+
+
+def _from_inputs(x, weight_ih, bias_ih, bias_hh, hs, factor=1):
+    """``factor (W_ih x_t + b_ih + b_hh)`` for all steps at once, gate by gate: (gates, T, N, H)."""
     T, N, D = x.shape
-    z = np.empty((T, N, len(weight_ih)), dtype)
-    np.matmul(x.reshape(T * N, D), weight_ih.T, out=z.reshape(T * N, -1))
-    if bias_ih is not None or bias_hh is not None:
-        z += bias
-    return z
+    gates = len(weight_ih) // hs.shape[2]
+    z = np.empty((gates, T * N, hs.shape[2]), hs.dtype)
+    np.matmul(x.reshape(T * N, D), _by_gate(weight_ih, gates) * factor, out=z)
+    biases = [b.reshape(gates, 1, hs.shape[2]) for b in (bias_ih, bias_hh) if b is not None]
+    if biases:
+        z += sum(biases) * factor
+    return z.reshape(gates, T, N, hs.shape[2])
 
 
 def _stacked(mask, reverse, hs, *cs):
@@ -382,22 +370,22 @@ def _arrive(dh, dy, mask, t):
 def _gradients(dz, da, before, x, dstates, states, weight_ih, reverse, inner=None):
     """Cotangents of all arguments from ``dz``, those of ``W_ih x + b_ih``, and ``da``, those of ``W_hh h + b_hh``."""
     T, N, D = x.shape
-    rows, hidden = dz.reshape(T * N, -1), da.reshape(T * N, -1)
-    H = before.shape[2]
+    gates, _, _, H = dz.shape
+    rows, hidden = dz.reshape(gates, T * N, H), da.reshape(gates, T * N, H)
 
     def dweight_hh():
-        before_rows = before.reshape(T * N, H)
-        if inner is None:
-            return hidden.T @ before_rows
-        return np.concatenate([hidden[:, : 2 * H].T @ before_rows, hidden[:, 2 * H :].T @ inner.reshape(T * N, H)])
+        dW = hidden.swapaxes(1, 2) @ before.reshape(T * N, H)
+        if inner is not None:
+            dW[2] = hidden[2].T @ inner.reshape(T * N, H)
+        return dW.reshape(gates * H, H)
 
     return (
-        lambda: _flipped((rows @ weight_ih).reshape(T, N, D), reverse),
+        lambda: _flipped((rows @ weight_ih.reshape(gates, H, D)).sum(0).reshape(T, N, D), reverse),
         *(None if state is None else d for d, state in zip(dstates, states, strict=True)),
-        lambda: rows.T @ x.reshape(T * N, D),
+        lambda: (rows.swapaxes(1, 2) @ x.reshape(T * N, D)).reshape(gates * H, D),
         dweight_hh,
-        lambda: rows.sum(0),
-        lambda: hidden.sum(0),
+        lambda: rows.sum(1).reshape(gates * H),
+        lambda: hidden.sum(1).reshape(gates * H),
         None,
     )
 
@@ -588,7 +576,7 @@ def cell_of(params: Tree) -> str:
     Raises:
         ValueError: the weights are those of no known cell.
     """
-    shape = params["weight_hh_l0"].shape if "weight_hh_l0" in params else ()
+    shape: tuple[int, ...] = np.shape(params.get("weight_hh_l0", 0))
     for cell, gates in GATES.items():
         if len(shape) == 2 and shape[0] == gates * shape[1]:
             return cell
@@ -629,7 +617,8 @@ def recurrent(
     Raises:
         ValueError: shapes or a number of dropout masks that do not fit; an option of another cell.
 
-    PyTorch: ``torch.nn.RNN``, ``torch.nn.GRU``, ``torch.nn.LSTM``.
+    PyTorch: ``torch.nn.RNN``, ``torch.nn.GRU``, ``torch.nn.LSTM``. These also take one sequence (T, D) without an axis
+    for the batch, which is refused here, and draw their dropout masks themselves.
     """
     cell = cell_of(params)
     if (nonlinearity != "tanh" and cell != "rnn") or (not reset_after and cell != "gru"):
@@ -638,24 +627,27 @@ def recurrent(
     ends = ("", "_reverse") if "weight_hh_l0_reverse" in params else ("",)
     if dropout_masks is not None and len(dropout_masks) != layers - 1:
         raise ValueError(f"recurrent: {len(dropout_masks)} dropout masks for {layers} layers, expected {layers - 1}")
+    if len(x.shape) != 3:
+        raise ValueError(f"recurrent: x has shape {x.shape}, expected three axes")
     if batch_first:
         x, mask = x.transpose(1, 0, 2), None if mask is None else np.transpose(mask)
-    states = (state,) if cell != "lstm" else (None, None) if state is None else state
+    states: tuple[Any, ...] = (state,) if cell != "lstm" else (None, None) if state is None else state
     expected = (layers * len(ends), x.shape[1], params["weight_hh_l0"].shape[1])
     if any(s is not None and s.shape != expected for s in states):
         raise ValueError(f"recurrent: states of shape {[s.shape for s in states]}, expected {expected}")
-    options: dict[str, Any] = {"rnn": {"nonlinearity": nonlinearity}, "gru": {"reset_after": reset_after}, "lstm": {}}[
-        cell
-    ]
+    known: dict[str, tuple[Any, dict[str, Any]]] = {
+        "rnn": (rnn, {"nonlinearity": nonlinearity}),
+        "gru": (gru, {"reset_after": reset_after}),
+        "lstm": (lstm, {}),
+    }
+    layer_of, options = known[cell]
     final: list[list[Any]] = []
     for layer in range(layers):
         outputs = []
         for end in ends:
             start = [None if s is None else s[len(final)] for s in states]
             weights = [params.get(f"{name}_l{layer}{end}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-            y = {"rnn": rnn, "gru": gru, "lstm": lstm}[cell](
-                x, *start, *weights, mask, reverse=end == "_reverse", **options
-            )
+            y = layer_of(x, *start, *weights, mask, reverse=end == "_reverse", **options)
             steps = x.shape[0]
             outputs.append(y[:steps])
             final.append([y[k : k + 1] for k in range(steps, steps + len(states))])
@@ -664,6 +656,56 @@ def recurrent(
             x = dropout(x, dropout_masks[layer], p=p)
     ended = tuple(concatenate(*parts) if len(parts) > 1 else parts[0] for parts in zip(*final, strict=True))
     return x.transpose(1, 0, 2) if batch_first else x, ended if cell == "lstm" else ended[0]
+
+
+def recurrent_classifier_init(
+    rng: Rng,
+    cell: str,
+    input_size: int,
+    hidden_size: int,
+    outputs: int,
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    forget_bias: float | None = None,
+    dtype=np.float32,
+) -> Tree:
+    """Parameters of :func:`recurrent_classifier`: ``{"rnn": {...}, "linear": {"weight", "bias"}}``.
+
+    Args:
+        rng: source of chance.
+        outputs: classes, or numbers to predict.
+        cell, input_size, hidden_size, num_layers, bidirectional, forget_bias, dtype: of :func:`recurrent_init`.
+
+    Raises:
+        ValueError: as :func:`recurrent_init`.
+    """
+    options: dict[str, Any] = {"num_layers": num_layers, "bidirectional": bidirectional, "forget_bias": forget_bias}
+    return {
+        "rnn": recurrent_init(rng, cell, input_size, hidden_size, dtype=dtype, **options),
+        "linear": linear_init(rng, hidden_size * (1 + bidirectional), outputs, dtype=dtype),
+    }
+
+
+def recurrent_classifier(params: Tree, x, mask=None):
+    """Read a whole sequence, then answer once, from the last layer's final hidden states.
+
+    Args:
+        params: from :func:`recurrent_classifier_init`.
+        x: (T, N, D).
+        mask: (T, N) bool, False where padded.
+
+    Returns:
+        (N, outputs): logits, or predicted numbers.
+
+    Raises:
+        ValueError: shapes that do not fit.
+    """
+    _, state = recurrent(params["rnn"], x, None, mask)
+    h = state[0] if cell_of(params["rnn"]) == "lstm" else state
+    ends = 1 + ("weight_hh_l0_reverse" in params["rnn"])
+    last = h[h.shape[0] - 1] if ends == 1 else concatenate(h[h.shape[0] - 2], h[h.shape[0] - 1], axis=1)
+    return linear(last, params["linear"]["weight"], params["linear"]["bias"])
 
 
 def length_mask(lengths, steps: int | None = None) -> Array:

@@ -2,7 +2,225 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+# Chapter 6: convolutional networks
+
+
+def small_cnn(*, channels: int = 32, hidden: int = 64, classes: int = 10) -> Any:
+    """The twin of :func:`nnbook.cnn.small_cnn`, a ``torch.nn.Sequential``."""
+    from torch import nn
+
+    return _sequential(
+        conv=nn.Conv2d(1, channels, 3),
+        relu=nn.ReLU(),
+        pool=nn.MaxPool2d(2),
+        flatten=nn.Flatten(),
+        fc1=nn.Linear(channels * 13 * 13, hidden),
+        relu1=nn.ReLU(),
+        fc2=nn.Linear(hidden, classes),
+    )
+
+
+def lenet5(*, classes: int = 10) -> Any:
+    """The twin of :func:`nnbook.cnn.lenet5`, a ``torch.nn.Sequential``."""
+    from torch import nn
+
+    return _sequential(
+        conv1=nn.Conv2d(1, 6, 5, padding=2),
+        relu1=nn.ReLU(),
+        pool1=nn.MaxPool2d(2),
+        conv2=nn.Conv2d(6, 16, 5),
+        relu2=nn.ReLU(),
+        pool2=nn.MaxPool2d(2),
+        flatten=nn.Flatten(),
+        fc1=nn.Linear(400, 120),
+        relu3=nn.ReLU(),
+        fc2=nn.Linear(120, 84),
+        relu4=nn.ReLU(),
+        fc3=nn.Linear(84, classes),
+    )
+
+
+def _sequential(**layers) -> Any:
+    from collections import OrderedDict
+
+    from torch import nn
+
+    return nn.Sequential(OrderedDict(layers))
+
+
+def inception(
+    in_channels: int,
+    *,
+    out1: int = 16,
+    reduce3: int = 16,
+    out3: int = 24,
+    reduce5: int = 4,
+    out5: int = 8,
+    out_pool: int = 8,
+) -> Any:
+    """The twin of :func:`nnbook.cnn.inception`."""
+    import torch
+    from torch import nn
+
+    class Inception(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.branch1 = nn.Conv2d(in_channels, out1, 1)
+            self.reduce3 = nn.Conv2d(in_channels, reduce3, 1)
+            self.branch3 = nn.Conv2d(reduce3, out3, 3, padding=1)
+            self.reduce5 = nn.Conv2d(in_channels, reduce5, 1)
+            self.branch5 = nn.Conv2d(reduce5, out5, 5, padding=2)
+            self.branch_pool = nn.Conv2d(in_channels, out_pool, 1)
+
+        def forward(self, x):
+            one = torch.relu(self.branch1(x))
+            three = torch.relu(self.branch3(torch.relu(self.reduce3(x))))
+            five = torch.relu(self.branch5(torch.relu(self.reduce5(x))))
+            pool = torch.relu(self.branch_pool(nn.functional.max_pool2d(x, 3, stride=1, padding=1)))
+            return torch.cat([one, three, five, pool], dim=1)
+
+    return Inception()
+
+
+def resnet(*, widths: Sequence[int] = (16, 32, 64), blocks: int = 1, in_channels: int = 1, classes: int = 10) -> Any:
+    """The twin of :func:`nnbook.cnn.resnet`; its ``state_dict`` also has the running statistics."""
+    import torch
+    from torch import nn
+
+    def conv(into, out, kernel_size, stride=1):
+        return nn.Conv2d(into, out, kernel_size, stride=stride, padding=kernel_size // 2, bias=False)
+
+    class Block(nn.Module):
+        def __init__(self, into, out, stride):
+            super().__init__()
+            self.conv1, self.bn1 = conv(into, out, 3, stride), nn.BatchNorm2d(out)
+            self.conv2, self.bn2 = conv(out, out, 3), nn.BatchNorm2d(out)
+            if stride != 1 or into != out:
+                self.downsample = nn.Sequential(conv(into, out, 1, stride), nn.BatchNorm2d(out))
+
+        def forward(self, x):
+            h = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+            return torch.relu(h + (self.downsample(x) if hasattr(self, "downsample") else x))
+
+    class ResNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.bn1 = conv(in_channels, widths[0], 3), nn.BatchNorm2d(widths[0])
+            self.stages, into = [], widths[0]
+            for number, out in enumerate(widths, 1):
+                chain = []
+                for k in range(blocks):
+                    chain.append(Block(into, out, 2 if number > 1 and k == 0 else 1))
+                    into = out
+                self.stages.append(f"layer{number}")
+                self.add_module(f"layer{number}", nn.Sequential(*chain))
+            self.fc = nn.Linear(into, classes)
+
+        def forward(self, x):
+            x = torch.relu(self.bn1(self.conv1(x)))
+            for stage in self.stages:
+                x = self.get_submodule(stage)(x)
+            return self.fc(x.mean((2, 3)))
+
+    return ResNet()
+
+
+# Chapter 7: recurrent networks
+
+
+def char_rnn(
+    vocab_size: int, hidden_size: int, *, cell: str = "lstm", embedding_size: int | None = None, num_layers: int = 1
+):
+    """The twin of :func:`nnbook.rnn.char_rnn`: called on tokens (T, N) and a state, returns logits and the state."""
+    import torch
+
+    class CharRNN(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            size = embedding_size or hidden_size
+            self.embedding = torch.nn.Embedding(vocab_size, size)
+            self.rnn = getattr(torch.nn, cell.upper())(size, hidden_size, num_layers)
+            self.linear = torch.nn.Linear(hidden_size, vocab_size)
+
+        def forward(self, tokens, state=None):
+            y, state = self.rnn(self.embedding(tokens), state)
+            return self.linear(y), state
+
+    return CharRNN()
+
+
+def seq2seq(
+    source_size: int,
+    target_size: int,
+    hidden_size: int,
+    *,
+    cell: str = "gru",
+    embedding_size: int | None = None,
+    num_layers: int = 1,
+):
+    """The twin of :func:`nnbook.rnn.seq2seq`: called on source (S, N) and target (T, N), returns logits."""
+    import torch
+
+    class Encoder(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            size = embedding_size or hidden_size
+            self.embedding = torch.nn.Embedding(source_size, size)
+            self.rnn = getattr(torch.nn, cell.upper())(size, hidden_size, num_layers)
+
+        def forward(self, source, lengths):
+            x = self.embedding(source)
+            if lengths is not None:
+                x = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+            return self.rnn(x)[1]
+
+    class Seq2Seq(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = Encoder()
+            self.decoder = char_rnn(
+                target_size, hidden_size, cell=cell, embedding_size=embedding_size, num_layers=num_layers
+            )
+
+        def forward(self, source, target, lengths=None):
+            return self.decoder(target, self.encoder(source, lengths))[0]
+
+    return Seq2Seq()
+
+
+def recurrent_classifier(
+    cell: str,
+    input_size: int,
+    hidden_size: int,
+    outputs: int,
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+):
+    """The twin of :func:`nnbook.rnn.recurrent_classifier`: called on x (T, N, D), returns (N, outputs)."""
+    import torch
+
+    class RecurrentClassifier(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = getattr(torch.nn, cell.upper())
+            self.rnn = layer(input_size, hidden_size, num_layers, bidirectional=bidirectional)
+            self.linear = torch.nn.Linear(hidden_size * (1 + bidirectional), outputs)
+
+        def forward(self, x, lengths=None):
+            if lengths is not None:
+                x = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, enforce_sorted=False)
+            _, state = self.rnn(x)
+            h = state[0] if cell == "lstm" else state
+            return self.linear(torch.cat(list(h[-1 - bidirectional :]), dim=1))
+
+    return RecurrentClassifier()
+
+
+# Chapter 8: attention
 
 
 def gpt(*, vocab_size: int, context: int, n_layer: int, n_head: int, n_embd: int, tie_weights: bool = True) -> Any:
@@ -121,3 +339,5 @@ def translator(
             return embedding(tokens) + positions.to(embedding.weight)
 
     return Translator()
+
+

@@ -501,3 +501,422 @@ def test_deep_signals_go_as_the_experiments_say() -> None:
     assert max(apart, ratio) < 1e-9
     assert at(activation="sigmoid", norm="batch norm")[1] > 0.1
     assert signals("Xavier", "layer norm", "sigmoid", 30)[0][-1].std(axis=1).min() > 0.1  # the neurons do differ
+
+
+def test_gradients_through_time_go_as_the_experiments_say() -> None:
+    from nnbook.explore.rnn import STEPS, UNITS, flow
+
+    def kept(cell: str = "tanh RNN", matrix: str = "Gaussian", radius: float = 1.3, b: float = 0.0, size: float = 0.0):
+        """Mean size of the gradient at the beginning, and the eigenvalues of a step."""
+        by_h, _, step = flow(cell, matrix, radius, b, size)
+        return np.sqrt((by_h[0] ** 2).sum() / UNITS), np.linalg.eigvals(step)
+
+    for radius in (0.7, 1.0, 1.3):
+        exact = radius ** (STEPS - np.arange(STEPS + 1.0))
+        spread = np.linalg.svd(flow("tanh RNN", "orthogonal", radius, 0.0, 0.0)[0], compute_uv=False)
+        np.testing.assert_allclose(spread, np.repeat(exact[:, None], UNITS, axis=1), rtol=1e-9)
+        assert 0.4 < kept(radius=radius)[0] / exact[0] < 0.6
+    assert kept(size=0.0)[0] > 1e4 > 3.6 * kept(size=0.1)[0] > kept(size=0.5)[0]
+    vanished, inside = kept(size=1.0)
+    assert 0.5e-8 < vanished < 2e-8
+    assert abs(1.3**STEPS / 3.6e4 - 1) < 0.01
+    assert np.abs(inside).max() < 1
+
+    half_lives = [np.log(0.5) * STEPS / np.log(kept("LSTM", radius=0.7, b=b, size=0.5)[0]) for b in (0.0, 2.0, 4.0)]
+    np.testing.assert_allclose(half_lives, (1.2, 5.8, 14), rtol=0.05)
+    eigenvalues = kept("LSTM", radius=0.7, b=4.0, size=0.5)[1]
+    near = np.abs(eigenvalues - 1 / (1 + np.exp(-4))) < 0.15
+    assert near.sum() == UNITS == len(near) // 2
+    least, most = (kept("LSTM", radius=radius, b=4.0, size=0.5)[0] for radius in (0.5, 1.5))
+    assert 8 < most / least < 12
+    assert 1e19 < (1.5 / 0.5) ** STEPS < 2e19
+    fig = EXPLORABLES["gradient_flow"]
+    assert "half of it is gone after 14 steps" in tried("gradient_flow")[2]["text"]
+    assert fig(bias=4.0)["text"] == fig()["text"], "the tanh RNN has no gate"
+
+
+def test_the_rows_that_are_traced_back_are_products_of_jacobians() -> None:
+    from nnbook.explore.rnn import _network, _sequence, flow
+    from nnbook.rnn import gru_cell
+
+    weights = [
+        _network("GRU", "Gaussian", 0.9, 1.0)[f"{k}_l0"] for k in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    ]
+    x, start, tiny = 0.5 * _sequence(), np.zeros((1, 16)), 1e-6
+
+    def run(h: np.ndarray, first: int) -> np.ndarray:
+        for inputs in x[first:]:
+            h = gru_cell(np.repeat(inputs[None], len(h), axis=0), h, *weights)
+        return h
+
+    for inputs in x[:30]:
+        start = gru_cell(inputs[None], start, *weights)
+    columns = (run(start + tiny * np.eye(16), 30) - run(start - tiny * np.eye(16), 30)) / (2 * tiny)
+    np.testing.assert_allclose(flow("GRU", "Gaussian", 0.9, 1.0, 0.5)[0][30], columns.T, rtol=1e-5, atol=1e-8)
+
+
+def test_the_character_model_is_the_one_of_the_record_and_writes_as_generate_does() -> None:
+    import json
+    from pathlib import Path
+
+    from nnbook.data import python_topics, text_split
+    from nnbook.explore.rnn import PROMPTS, WRITTEN, _model, write
+    from nnbook.rnn import char_rnn, encode, generate, perplexity, sequence_cross_entropy
+
+    params, tokens = _model()
+    record = json.loads((Path(__file__).parents[1] / "benchmarks/results/char_model.json").read_text(encoding="utf-8"))
+    validation = encode(text_split(python_topics())[1], tokens)[:, None]
+    found = perplexity(sequence_cross_entropy(char_rnn(params, validation[:-1])[0], validation[1:]))
+    assert abs(found - record["perplexity"]) < 1e-3
+    for prompt in PROMPTS:
+        text = generate(np.random.default_rng(2), params, encode(prompt, tokens), WRITTEN, temperature=0.7)
+        assert np.array_equal(write(prompt, 0.7, 2)[0], text)
+
+
+def test_temperature_does_what_the_experiments_say() -> None:
+    import re
+
+    from nnbook.data import python_topics, text_split
+    from nnbook.explore.rnn import PROMPTS, _model, bits, write
+    from nnbook.neurons import softmax
+    from nnbook.rnn import decode
+
+    _, tokens = _model()
+    known = set(re.findall(r"[A-Za-z]+", text_split(python_topics())[0]))
+    runs = [(prompt, seed) for prompt in PROMPTS for seed in (1, 2, 3)]
+
+    def text(prompt: str, seed: int, temperature: float) -> str:
+        return str(decode(write(prompt, temperature, seed)[0], tokens))
+
+    def spelled(temperature: float) -> float:
+        """Share of whole words of two letters or more that the training text has."""
+        words = [
+            w for run in runs for w in re.findall(r"[^A-Za-z]([A-Za-z]{2,})(?=[^A-Za-z])", text(*run, temperature))
+        ]
+        assert len(words) > 100
+        return float(np.mean([word in known for word in words]))
+
+    def entropies(temperature: float) -> tuple[float, float]:
+        """Means over all prompts, seeds and characters: at this temperature and at 1, in bits."""
+        logits = np.concatenate([write(prompt, temperature, seed)[1] for prompt, seed in runs])
+        return float(bits(softmax(logits / temperature)).mean()), float(bits(softmax(logits)).mean())
+
+    assert len({text("For example", seed, 0.1) for seed in (1, 2, 3)}) == 1
+    rising = [entropies(temperature)[0] for temperature in (0.1, 0.3, 0.5, 0.7, 1.0, 1.3, 1.6, 2.0)]
+    assert (np.diff(rising) > 0).all()
+    assert rising[0] < 0.15
+    assert spelled(0.1) > 0.95
+    assert abs(spelled(1.0) - 6 / 7) < 0.03
+    assert abs(spelled(2.0) - 1 / 7) < 0.03
+    begins, inside = [], []
+    for prompt, seed in runs:
+        written, each = text(prompt, seed, 1.0), bits(softmax(write(prompt, 1.0, seed)[1]))
+        for before, now, h in zip(prompt[-1] + written, written, each, strict=False):
+            if now.isalpha() and (before.isspace() or before.isalpha()):
+                (begins if before.isspace() else inside).append(h)
+    assert 3.2 < np.mean(begins) < 3.6
+    assert 0.9 < np.mean(inside) < 1.3
+    (at_two, own), (at_one, _) = entropies(2.0), entropies(1.0)
+    assert abs(at_two - 4.4) < 0.1
+    assert abs(at_two / at_one - 3) < 0.15
+    assert abs(own - 2.2) < 0.1
+    assert abs(at_one - 1.5) < 0.1
+
+
+def test_attention_matrices_are_as_the_experiments_say() -> None:
+    from nnbook.explore.attention import HEADS, MASKS, POSITIONS, SENTENCES, TOKENS, entropy, weights
+
+    first, *_ = SENTENCES
+    for sentence in SENTENCES:
+        for head in HEADS:
+            for positions in POSITIONS:
+                for mask in MASKS:
+                    weight, seen = weights(sentence, head, mask, positions, 1.0)
+                    np.testing.assert_allclose(weight.sum(axis=1), 1)
+                    assert not weight[~seen].any()
+
+    blind, waves, turned = (weights(first, "previous word", "none", p, 1.0)[0] for p in POSITIONS[:3])
+    np.testing.assert_allclose(blind, 0.1)
+    np.testing.assert_allclose(waves, turned, atol=1e-12)
+    assert [round(turned[i, i - 1], 2) for i in range(2, TOKENS - 1)] == [0.87] * 7
+    assert (turned[1:].argmax(axis=1) == np.arange(TOKENS - 1)).all()
+
+    dog, cat, it = 1, 4, 6
+    means = {p: weights(first, "what a pronoun means", "none", p, 1.0)[0] for p in POSITIONS}
+    assert [round(means["none"][it, word], 2) for word in (dog, cat)] == [0.47, 0.47]
+    np.testing.assert_allclose(np.delete(means["none"], it, axis=0), 0.1)
+    assert [round(means[p][it, cat], 2) for p in ("RoPE", "ALiBi")] == [0.68, 0.72]
+    assert all(means[p][it, cat] > means[p][it, dog] for p in POSITIONS[1:])
+
+    cold, _ = weights(first, "similar words", "causal", "none", 0.1)
+    np.testing.assert_allclose(cold[3, [0, 3]], 0.5, atol=0.005)
+    for sentence, tokens in SENTENCES.items():
+        hot, seen = weights(sentence, "similar words", "causal", "none", 10.0)
+        assert (np.log2(seen.sum(axis=1)) - entropy(hot)).max() < 0.03
+        length = TOKENS - tokens.count("pad")
+        assert not hot[:length, length:].any()
+
+
+def test_without_positions_attention_does_not_know_the_order() -> None:
+    """Permuted words give permuted queries and keys, hence the permuted matrix; with positions they do not."""
+    from nnbook.explore.attention import SENTENCES, queries_and_keys, weights
+
+    sentence = next(iter(SENTENCES))
+    q, k = queries_and_keys(sentence, "similar words", "none")
+    assert np.array_equal(q[0], q[3])
+    assert np.array_equal(k[0], k[3])
+    plain, placed = (weights(sentence, "similar words", "none", p, 1.0)[0] for p in ("none", "RoPE"))
+    assert np.array_equal(plain[0], plain[3])
+    assert not np.allclose(placed[0], placed[3], atol=0.1)
+
+
+def test_the_date_translator_is_the_one_of_the_record_and_is_seldom_wrong() -> None:
+    import json
+    from pathlib import Path
+
+    from nnbook.attention import translate
+    from nnbook.data import dates
+    from nnbook.explore.attention import NHEAD, TARGET, _trained, read_answers, read_dates, translated
+
+    record = json.loads((Path(__file__).parents[1] / "benchmarks/results/date_translator.json").read_text("utf-8"))
+    texts, wanted = dates(1000, rng=np.random.default_rng(record["seeds"]["test"]))
+    how = {"nhead": NHEAD, "start": TARGET.index("start"), "length": 10, "padding": 0}
+    written, looks = translate(_trained(), read_dates(texts), **how)
+    right = (written == read_answers(wanted)[:, 1:]).all(axis=1)
+    assert abs(right.mean() - record["test"]) <= 0.002
+    assert right.mean() > 0.99
+    for i in [
+        *range(5),
+        *np.flatnonzero(~right)[:5],
+    ]:  # also where it errs, the widget shows what greedy decoding writes
+        tokens, chances, weight = translated(texts[i], wanted[i])
+        assert np.array_equal(tokens, written[i])
+        np.testing.assert_allclose(weight, looks[i, :, :, : len(texts[i])], atol=1e-5)
+        np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_trained_heads_look_where_the_experiments_say() -> None:
+    from nnbook.explore.attention import FORMS, TARGET, translated, written
+
+    def looks(day: int, month: int) -> tuple[str, np.ndarray]:
+        """What is read, and the mean over the heads of the attention to it, a row for each character written."""
+        text, wanted = written(day, month, 1987, next(iter(FORMS.values()))), f"1987-{month:02d}-{day:02d}"
+        tokens, _, weight = translated(text, wanted)
+        assert "".join(TARGET[token] for token in tokens) == wanted
+        return text, weight.mean(axis=0)
+
+    text, weight = looks(14, 3)
+    name, year = text.index("M"), text.index("1987")
+    assert (weight[:4, year:].sum(axis=1) > 0.5).all()
+    assert (weight[5:7, name : name + 5].sum(axis=1) > 0.9).all()
+    assert (weight[8:, : name - 1].sum(axis=1) > 0.7).all()
+
+    text, weight = looks(3, 3)
+    assert (weight[8].argmax(), weight[9].argmax()) == (1, 0)
+    np.testing.assert_allclose([weight[8, 1], weight[9, 0]], 2 / 3, atol=0.04)
+
+    for month in (3, 5):
+        text, weight = looks(14, month)
+        assert weight[6].argmax() == text.index("M")
+
+
+def test_every_date_of_the_page_is_translated_right() -> None:
+    from nnbook.explore.attention import FORMS, TARGET, translated, written
+
+    controls = EXPLORABLES["trained_head"].controls
+    for form in FORMS.values():
+        for day in controls["day"].stops:
+            for month in controls["month"].stops:
+                for year in controls["year"].stops:
+                    wanted = f"{year}-{month:02d}-{day:02d}"
+                    tokens, _, _ = translated(written(day, month, int(year), form), wanted)
+                    assert "".join(TARGET[token] for token in tokens) == wanted
+
+
+def numbers_of(fig: dict[str, Any], number: int = -1) -> list[str]:
+    """The sum at a moment of the stepper and its terms, as they are told."""
+    told = at_frame(fig, number)[1].replace("\N{MINUS SIGN}", "-")
+    return told.split(": ")[1].split(" (weights")[0].split(". Output")[0].split(" = ")
+
+
+def test_the_stepper_tells_the_sum_that_conv2d_gives_at_every_position() -> None:
+    """The sum in the words, worked out from its own text, is the output there, in every setting and at every moment."""
+    from nnbook.cnn import conv2d, conv_output_size
+    from nnbook.explore.cnn import IMAGES, KERNELS
+
+    stepper = EXPLORABLES["convolution_stepper"]
+    for image, kernel in (("a digit", "sharpen"), ("an edge", "blur"), ("a checkerboard", "Laplacian")):
+        for stride, padding, dilation in ((1, 0, 1), (2, 1, 1), (3, 2, 2), (1, 2, 2)):
+            options = {"stride": stride, "padding": padding, "dilation": dilation}
+            fig = stepper(image=image, kernel=kernel, **options)
+            w = KERNELS[kernel] / (9 if kernel == "blur" else 1)
+            y = conv2d(IMAGES[image][None, None], w[None, None], **options)[0, 0]
+            n = conv_output_size(7, 3, **options)
+            assert len(fig["frames"]) == n * n == y.size
+            for k, value in enumerate(y.ravel()):
+                terms, result = numbers_of(fig, k)
+                digits = 2 if kernel == "blur" else 1
+                assert round(eval(terms.replace("×", "*")), 9) == round(value, 9)
+                assert abs(float(result) - value) <= 0.5 * 10**-digits + 1e-9
+                output, numbers = (at_frame(fig, k)[0][i] for i in (12, 16))
+                np.testing.assert_allclose(output["z"].ravel()[: k + 1], y.ravel()[: k + 1], atol=1e-9)
+                assert not output["z"].ravel()[k + 1 :].any()
+                assert float(numbers["text"][k].replace("\N{MINUS SIGN}", "-")) == float(result)
+                assert (numbers["y"] < 9.2).sum() == k + 1, "as many numbers are seen as positions are done"
+            assert f"⌋ + 1 = {n}, so {n} × {n}." in fig["text"]
+
+
+def test_the_window_of_the_stepper_lies_where_its_numbers_are() -> None:
+    fig = EXPLORABLES["convolution_stepper"](padding=1, stride=2, dilation=2)
+    for k in range(len(fig["frames"])):
+        traces = at_frame(fig, k)[0]
+        window, numbers = traces[5], traces[6]
+        seen = numbers["y"] < 9.2
+        assert seen.sum() == 9
+        for axis in "xy":
+            assert window[axis].min() == numbers[axis][seen].min() - 0.5
+            assert window[axis].max() == numbers[axis][seen].max() + 0.5
+        shown = [float(text) for text, visible in zip(numbers["text"], seen, strict=True) if visible]
+        terms = numbers_of(fig, k)[0].split(" + ")
+        assert [float(term.split(" × ")[0]) for term in terms] == [v for i, v in enumerate(shown) if i % 3 != 1]
+
+
+def test_the_stepper_does_what_its_experiments_say() -> None:
+    edge, pixel, coarse = tried("convolution_stepper")
+    y = edge["data"][12]["z"]
+    np.testing.assert_array_equal(y, [[0, 1.8, 1.8, 0, 0]] * 5)
+    stepper = EXPLORABLES["convolution_stepper"]
+    assert not stepper(image="an edge", kernel="horizontal edge")["data"][12]["z"].any()
+    framed = stepper(image="an edge", kernel="vertical edge", padding=1)["data"][12]["z"]
+    assert (framed[:, 0] > 0).all()
+    assert (framed[:, -1] < 0).all()
+    np.testing.assert_array_equal(pixel["data"][12]["z"][1:4, 1:4], [[1, 0, -1]] * 3)
+    assert np.abs(pixel["data"][12]["z"]).sum() == 6
+    assert coarse["data"][12]["z"].shape == (4, 4)
+    fine = stepper(image="a digit", kernel="blur", padding=1)["data"][12]["z"]
+    np.testing.assert_array_equal(coarse["data"][12]["z"], fine[::2, ::2])
+    dilated = stepper(image="a digit", kernel="blur", padding=1, stride=2, dilation=2)
+    assert dilated["data"][12]["z"].shape == (3, 3)
+    assert np.ptp(dilated["data"][5]["x"]) == 5
+
+
+def test_the_digit_of_the_stepper_is_one_of_mnist() -> None:
+    from nnbook.data import mnist_subset
+    from nnbook.explore.cnn import FOUR
+
+    (x, y), _ = mnist_subset()
+    whole = x[1130].reshape(28, 28)[3:24, 4:25]
+    np.testing.assert_allclose(whole.reshape(7, 3, 7, 3).mean((1, 3)).round(1), FOUR, atol=1e-6)
+    assert y[1130] == 4
+
+
+def test_the_reader_is_lenet5_and_reads_the_test_images() -> None:
+    from nnbook.cnn import lenet5, lenet5_init
+    from nnbook.data import mnist_subset
+    from nnbook.explore.cnn import look, reader, stored
+    from nnbook.neurons import softmax
+    from nnbook.training import predict
+
+    fresh = lenet5_init(np.random.default_rng(0))
+    assert {k: {n: a.shape for n, a in v.items()} for k, v in reader().items()} == {
+        k: {n: a.shape for n, a in v.items()} for k, v in fresh.items()
+    }
+    _, (x, y) = mnist_subset()
+    assert (predict(reader(), lenet5, x.reshape(-1, 1, 28, 28)).argmax(1) == y).mean() >= 0.985
+    picture = stored("4")
+    want = softmax(lenet5(reader(), picture.astype(np.float32)[None, None]))[0]
+    np.testing.assert_allclose(look(picture)[1], want, atol=1e-6)
+
+
+def read(**parameters: Any) -> tuple[int, np.ndarray]:
+    """The digit that the words name, and all probabilities."""
+    fig = EXPLORABLES["draw_a_digit"](**parameters)
+    return int(after(fig["text"], "reads an " if "reads an " in fig["text"] else "reads a ")), fig["data"][-1]["y"]
+
+
+def test_the_reader_does_what_its_experiments_say() -> None:
+    e = EXPLORABLES["draw_a_digit"]
+    layers = e.controls["layer"].stops
+    for layer, size in zip(layers, (5, 6, 14, 16), strict=True):
+        fig = e(layer=layer)
+        assert f"sees {size} × {size} pixels" in fig["text"]
+        assert np.ptp(fig["data"][2]["x"]) == np.ptp(fig["data"][2]["y"]) == size
+    assert 0.3 < 16**2 / 28**2 < 0.35
+    digit, chances = read(drawing="a round 5")
+    assert digit == 6
+    assert chances[6] > 0.99
+    digit, chances = read(drawing="an open 9")
+    assert digit in (8, 9)
+    assert 0.4 < chances[8] < 0.6
+    assert 0.4 < chances[9] < 0.6
+    digit, chances = read(drawing="the letter A")
+    assert digit == 4
+    assert chances[4] > 0.99
+    assert abs(chances.sum() - 1) < 1e-6
+    assert read(drawing="nothing")[1].max() < 0.2
+    for name in "0123456789":
+        digit, chances = read(drawing=name)
+        assert digit == int(name)
+        assert chances[digit] > 0.99
+
+
+def test_a_unit_of_the_reader_sees_its_frame_and_nothing_else() -> None:
+    """What is drawn inside of the frame can change the unit, what is drawn outside cannot."""
+    from nnbook.cnn import receptive_field
+    from nnbook.explore.cnn import LAYERS, look
+
+    rng = np.random.default_rng(0)
+    picture = rng.random((28, 28))
+    fig = EXPLORABLES["draw_a_digit"]
+    for k, layer in enumerate(LAYERS):
+        field = receptive_field(list(LAYERS.values()))[k]
+        before = look(picture)[0][k]
+        i, j = before.shape[1] // 2, before.shape[1] // 2 - 1
+        top, left = (field.start + field.jump * place for place in (i, j))
+        inside = np.zeros((28, 28), bool)
+        inside[max(top, 0) : top + field.size, max(left, 0) : left + field.size] = True
+        outside = np.where(inside, picture, rng.random((28, 28)))
+        np.testing.assert_allclose(look(outside)[0][k][:, i, j], before[:, i, j], atol=1e-5)
+        assert np.abs(look(np.where(inside, 1 - picture, picture))[0][k][:, i, j] - before[:, i, j]).max() > 1e-2
+        frame_of_the_middle = fig(layer=layer, row=3, column=3)["data"][2]
+        assert abs(frame_of_the_middle["x"].mean() - 14) < 4
+
+
+def test_pooling_keeps_the_number_under_the_blue_dot() -> None:
+    from nnbook.explore.cnn import look, spot, stored
+
+    maps, _ = look(stored("8"))
+    for layer, k in (("first pooling", 1), ("second pooling", 3)):
+        for row in (2, 3, 4):
+            fig = EXPLORABLES["draw_a_digit"](drawing="8", layer=layer, row=row, column=3)
+            blue = fig["data"][-3]
+            side = maps[k].shape[1]
+            i, j = ((2 * place - 1) * side // 10 for place in (row, 3))
+            channel = int(maps[k][:, i, j].argmax())
+            places = [(2 * i + a, 2 * j + b) for a in (0, 1) for b in (0, 1)]
+            at = {spot(k - 1, 2 * side, channel, a + 0.5, b + 0.5): maps[k - 1][channel, a, b] for a, b in places}
+            assert at[float(blue["x"][0]), float(blue["y"][0])] == maps[k][channel, i, j]
+
+
+def test_a_drawing_is_prepared_as_mnist_was() -> None:
+    from nnbook.data import mnist_subset
+    from nnbook.explore.cnn import centred
+
+    images = mnist_subset()[1][0][:200].reshape(-1, 28, 28).astype(float)
+    assert sum(np.array_equal(centred(image), image) for image in images) >= 196, "what is prepared stays as it is"
+    square = np.zeros((28, 28))
+    square[0:18, 0:6] = 1.0
+    moved = centred(square)
+    assert moved.sum() == square.sum()
+    down, across = np.nonzero(moved)
+    assert abs(down.mean() - 14) <= 0.5
+    assert abs(across.mean() - 14) <= 0.5
+    for size in (11, 27):
+        bar = np.zeros((28, 28))
+        bar[:size, 3:6] = 1.0
+        assert 18 <= np.ptp(np.nonzero(centred(bar) > 0.5)[0]) + 1 <= 21, size
+        assert 0 <= centred(bar).min() <= centred(bar).max() <= 1
+    assert not centred(np.zeros((28, 28))).any()
+    corner = np.zeros((28, 28))
+    corner[:14, :14] = np.roll(images[0], (-7, -7), (0, 1))[:14, :14]
+    assert np.isfinite(centred(corner)).all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gzip
+import re
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from nnbook.explore.bank import STEPS, pack, unpack
-from nnbook.explore.core import Choice, DataSet, Integer, Linear, Log, Toggle, experiment, explorable
+from nnbook.explore.core import Choice, DataSet, Drawing, Integer, Linear, Log, Toggle, experiment, explorable
 from nnbook.explore.figures import (
     arrange,
     at_frame,
@@ -25,12 +26,19 @@ from nnbook.explore.figures import (
     frame,
     line,
     panel,
+    pixels,
     surface,
     words,
 )
 from nnbook.explore.picture import picture
 
 # Controls
+
+
+def drawing() -> Any:
+    return Drawing(
+        {"dot": lambda: np.eye(3)[:, :1] * np.eye(3)[0], "nothing": lambda: np.zeros((3, 3))}, size=3, label="Ink"
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,12 +52,40 @@ from nnbook.explore.picture import picture
         (Integer(1, 5, 2, label="Count"), 2.5, "Count: 2.5 is not a whole number from 1 to 5"),
         (Integer(1, 5, 2, label="Count"), 6, "Count: 6 is not a whole number from 1 to 5"),
         (Choice("a", "b", label="Kind"), "c", "Kind: 'c' is not one of 'a', 'b'"),
+        (drawing(), "no", "Ink: 'no' is not one of 'dot', 'nothing'"),
+        (drawing(), np.zeros((2, 3)), "Ink: an array of shape (2, 3) is not a picture of shape (3, 3), nor a name"),
+        (drawing(), 7, "Ink: 7 is not a picture of shape (3, 3), nor a name"),
+        (drawing(), [[0, 1], [0]], "Ink: [[0, 1], [0]] is not a picture of shape (3, 3), nor a name"),
+        (drawing(), np.full((3, 3), 1.5), "Ink: ink goes from 0 to 1, this picture's is not there: 1.5 to 1.5"),
+        (drawing(), np.full((3, 3), -0.1), "Ink: ink goes from 0 to 1"),
+        (drawing(), np.full((3, 3), np.nan), "Ink: ink goes from 0 to 1, this picture's is not there: nan to nan"),
         (Toggle(label="On"), 1, "On: 1 is not one of False, True"),
     ],
 )
 def test_a_wrong_value_is_refused_with_what_is_allowed(control: Any, value: Any, said: str) -> None:
-    with pytest.raises(ValueError, match=said.replace("(", r"\(")):
+    with pytest.raises(ValueError, match=re.escape(said)):
         control.check(value)
+
+
+def test_a_function_gets_the_picture_of_a_drawing_whether_named_or_drawn() -> None:
+    def total(picture):
+        return figure([line([0, 1], [0, picture.sum()])], panel("p"), text=f"ink {picture.sum():g}")
+
+    e = explorable("T", caption="c", experiments=TRY, picture=drawing())(total)
+    assert e()["text"] == "ink 1"
+    assert e(picture="nothing")["text"] == "ink 0"
+    ink = np.full((3, 3), 0.5, np.float32)
+    assert e(picture=ink)["text"] == "ink 4.5"
+    assert e(picture=ink.tolist())["text"] == "ink 4.5"
+    kept = e.check(picture=ink)["picture"]
+    ink[:] = 0
+    assert kept.sum() == 4.5, "who draws on changes nothing that was handed over"
+    assert list(e.shards()) == [{"picture": "dot"}, {"picture": "nothing"}]
+    assert e.controls["picture"].show(kept) == "drawn"
+    with pytest.raises(ValueError, match="the page cannot show picture="):
+        explorable("T", caption="c", experiments=(experiment("a", "b", picture=kept), *TRY[1:]), picture=drawing())(
+            total
+        )
 
 
 @pytest.mark.parametrize(
@@ -60,6 +96,9 @@ def test_a_wrong_value_is_refused_with_what_is_allowed(control: Any, value: Any,
         lambda: Choice("a", "b", default="c", label="Kind"),
         lambda: DataSet({"a": lambda: (np.zeros((1, 2)), np.zeros(1, int))}, label="Data"),
         lambda: DataSet({"a": 1, "b": 2}, label="Data"),  # type: ignore[dict-item]
+        lambda: Drawing({"dot": lambda: np.zeros((28, 28))}, label="Ink"),
+        lambda: Drawing({"dot": 1, "b": 2}, label="Ink"),  # type: ignore[dict-item]
+        lambda: Drawing({"a": lambda: np.zeros(1), "b": lambda: np.zeros(1)}, size=1, label="Ink"),
         lambda: Linear(1, 1, 1, label="Bias"),
         lambda: Linear(0, 1, 0, stops=1, label="Bias"),
         lambda: Linear(0, float("inf"), 0, label="Bias"),
@@ -347,3 +386,34 @@ def test_a_damaged_bank_is_refused() -> None:
     for damaged in (flipped, whole[:-20], raw[:-3], raw[:20], b"<html>not found</html>", b""):
         with pytest.raises(ValueError, match="bank"):
             unpack(damaged)
+
+
+def test_pixels_are_sharp_squares_from_the_upper_left_corner() -> None:
+    z = np.array([[1.0, 0.0, -1.0], [0.0, 0.5, 0.0]])
+    trace = pixels(z, at=(10.0, 4.0), size=2.0)
+    np.testing.assert_array_equal(trace["x"], [11, 13, 15])
+    np.testing.assert_array_equal(trace["y"], [5, 7])
+    assert trace["zsmooth"] is False
+    check(figure([trace], panel("p", x=(10, 16), y=(8, 4)), text="t"))
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_pixel_of_the_static_picture_stands_where_its_panel_has_it_and_is_sharp(grey: bool) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from nnbook.explore.picture import _trace
+
+    z = np.zeros((2, 4))
+    z[1, 0] = 1
+    sheet = Figure(figsize=(4, 2), dpi=20)
+    ax = sheet.add_axes((0, 0, 1, 1))
+    _trace(ax, pixels(z, low=0 if grey else -1, grey=grey), 0)
+    ax.set(xlim=(0, 4), ylim=(2, 0))
+    ax.set_axis_off()
+    canvas = FigureCanvasAgg(sheet)
+    canvas.draw()
+    dark = np.asarray(canvas.buffer_rgba())[..., :3].min(axis=2) < 250
+    assert dark[21:39, 1:19].all(), "the lower left square has colour"
+    assert not dark[:19].any()
+    assert not dark[:, 21:].any()

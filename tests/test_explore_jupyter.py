@@ -16,6 +16,7 @@ import pytest
 
 pytest.importorskip("anywidget")
 from nnbook.explore.backprop import network_learns
+from nnbook.explore.cnn import convolution_stepper, draw_a_digit
 from nnbook.explore.core import Choice, Integer, experiment, explorable
 from nnbook.explore.figures import at_frame, figure, line, panel
 from nnbook.explore.jupyter import Panel
@@ -38,7 +39,11 @@ def assert_shows(panel: Panel, fig: dict[str, Any], number: int = -1) -> None:
     assert html.escape(text) in panel.words.value
 
 
-@pytest.mark.parametrize("e", [neuron_on_the_plane, hinges_add_up, logits_and_loss, saturation], ids=lambda e: e.name)
+@pytest.mark.parametrize(
+    "e",
+    [neuron_on_the_plane, hinges_add_up, logits_and_loss, saturation, convolution_stepper, draw_a_digit],
+    ids=lambda e: e.name,
+)
 def test_moving_each_control_draws_what_the_function_gives(e: Any) -> None:
     panel = Panel(e)
     assert_shows(panel, e())
@@ -156,6 +161,62 @@ def test_the_next_move_cancels_training_and_progress_is_shown(monkeypatch: Any) 
     assert_shows(panel, network_learns(hidden="8 and 8", lr=0.3))
 
 
+def a_stroke() -> np.ndarray:
+    """From top to bottom, in the middle."""
+    picture = np.zeros((28, 28))
+    picture[4:24, 13:16] = 0.5, 1.0, 0.5
+    return picture
+
+
+def test_what_is_drawn_is_read_by_the_network() -> None:
+    panel = Panel(draw_a_digit)
+    drawing = panel.controls["drawing"]
+    assert "reads a 4" in panel.words.value
+    drawing.set_state({"pixels": memoryview(np.rint(255 * a_stroke()).astype(np.uint8).tobytes()), "chosen": ""})
+    assert_shows(panel, draw_a_digit(drawing=np.rint(255 * a_stroke()) / 255))
+    assert "reads a 1," in panel.words.value
+    panel.controls["layer"].value = "first pooling"
+    assert "reads a 1," in panel.words.value, "another control keeps the drawing"
+    drawing.value = a_stroke()
+    assert_shows(panel, draw_a_digit(drawing=a_stroke(), layer="first pooling"))
+    assert drawing.pixels == np.rint(255 * a_stroke()).astype(np.uint8).tobytes()
+    assert drawing.chosen == ""
+    panel.set(drawing="8")
+    assert_shows(panel, draw_a_digit(drawing="8"))
+    assert drawing.chosen == "8"
+    size = drawing.size**2
+    place = drawing.names.index("8")
+    assert drawing.pixels == drawing.pictures[place * size : (place + 1) * size]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.zeros((28, 27)), r"shape \(28, 27\) is not a picture of shape \(28, 28\)"),
+        (np.full((28, 28), np.nan), "goes from 0 to 1"),
+        (np.full((28, 28), 1.1), "goes from 0 to 1"),
+        ("no such thing", "is not one of"),
+    ],
+)
+def test_a_drawing_that_is_none_is_refused_and_what_was_there_stays(value: Any, said: str) -> None:
+    panel = Panel(draw_a_digit)
+    with pytest.raises(ValueError, match=said):
+        panel.set(drawing=value)
+    with pytest.raises(ValueError, match=said):
+        panel.controls["drawing"].value = value
+    assert_shows(panel, draw_a_digit())
+    assert panel.controls["drawing"].value == "4"
+    with pytest.raises(ValueError, match=said):
+        draw_a_digit(drawing=value)
+
+
+def test_a_message_that_is_no_drawing_changes_nothing() -> None:
+    panel = Panel(draw_a_digit)
+    for state in ({"pixels": memoryview(b"123")}, {"chosen": "no such thing"}):
+        panel.controls["drawing"].set_state(state)
+        assert_shows(panel, draw_a_digit())
+
+
 CODE = """
 import json, time
 from nnbook.explore.neurons import neuron_on_the_plane
@@ -166,8 +227,16 @@ neuron_on_the_plane
 """
 AFTER = "print(float(abs(panel.figure.data[0].z - before).max()), panel.controls['b'].value)"
 
+DRAWN = """
+from nnbook.explore.cnn import draw_a_digit
+drawn = draw_a_digit.panel
+before = drawn.figure.data[0].z.copy()
+print(drawn.controls["drawing"].model_id)
+"""
+READ = "print(float(abs(drawn.figure.data[0].z - before).max()), drawn.words.value)"
 
-def test_in_a_kernel_a_message_from_a_slider_changes_the_figure() -> None:
+
+def test_in_a_kernel_a_message_from_a_slider_or_a_canvas_changes_the_figure() -> None:
     from jupyter_client.manager import start_new_kernel
 
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -204,6 +273,15 @@ def test_in_a_kernel_a_message_from_a_slider_changes_the_figure() -> None:
         moved, value = run(AFTER)[0].split()
         assert float(moved) > 0.1
         assert float(value) == 3.0
+        model = run(DRAWN)[0].strip()
+        state = {"method": "update", "state": {"chosen": ""}, "buffer_paths": [["pixels"]]}
+        ink = np.rint(255 * a_stroke()).astype(np.uint8).tobytes()
+        client.session.send(
+            client.shell_channel.socket, "comm_msg", content={"comm_id": model, "data": state}, buffers=[ink]
+        )
+        moved, read = run(READ)[0].split(maxsplit=1)
+        assert float(moved) > 0.5
+        assert "reads a 1," in read
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)

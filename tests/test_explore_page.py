@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from nnbook.explore.bank import unpack
-from nnbook.explore.core import Choice, DataSet, Integer, Linear, Toggle, experiment, explorable
+from nnbook.explore.core import Choice, DataSet, Drawing, Integer, Linear, Toggle, experiment, explorable
 from nnbook.explore.figures import figure, frame, line, panel
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,6 +96,19 @@ def test_an_experiment_is_a_link_to_its_setting() -> None:
     assert page.address("e", {"x": 1.0}, 0) == "?e.x=1.0&e.frame=0#e"
 
 
+def test_a_drawing_is_chosen_among_pictures_and_the_page_says_where_one_draws() -> None:
+    cross = np.eye(3)
+    control = Drawing({"cross": lambda: cross, "half": lambda: np.full((3, 3), 0.5)}, size=3, label="Picture")
+    e = explorable("T", caption="c", experiments=(experiment("a", "b"),) * 3, picture=control)(lambda picture: {})
+    text = page.control_html("e", "picture", control)
+    radios = Elements(text).all("input")
+    assert [radio["value"] for radio in radios] == ["0", "1"]
+    assert [radio["type"] for radio in radios] == ["radio"] * 2
+    assert '<path fill-opacity="1" d="M0 0h1v1h-1zM1 1h1v1h-1zM2 2h1v1h-1z"/>' in text
+    assert '<path fill-opacity="0.5" d="M0 0h3v1h-3zM0 1h3v1h-3zM0 2h3v1h-3z"/>' in text
+    assert page.coarse_note(e) == " On this page you choose among stored pictures; in Jupyter you draw your own."
+
+
 def test_the_page_says_which_controls_are_coarser_than_in_jupyter() -> None:
     assert page.coarse_note(small) == " On this page Weight moves in coarse steps, in Jupyter in fine ones."
 
@@ -154,8 +167,9 @@ def test_the_build_evaluates_every_shard_and_the_next_one_nothing(tmp_path: Path
     assert page.build([where], tmp_path) == facts
 
 
-def test_the_script_is_one_small_module_without_markup_from_strings() -> None:
-    text = (ROOT / "book" / "_static" / "explorables.js").read_text(encoding="utf-8")
+@pytest.mark.parametrize("file", ["book/_static/explorables.js", "nnbook/explore/drawing.js"])
+def test_each_script_is_one_small_module_without_markup_from_strings(file: str) -> None:
+    text = (ROOT / file).read_text(encoding="utf-8")
     assert text.count("\n") < 500
     assert not re.search(
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|https?://", text

@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -220,6 +222,30 @@ def test_one_failing_group_does_not_stop_the_others(monkeypatch, capfd):
     assert run_tests.main(["third"]) == 2
 
 
+def test_a_command_that_hangs_is_stopped_with_what_it_started(monkeypatch, capfd):
+    sleep = "import time; time.sleep(60)"
+    start = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {sleep!r}])"  # it inherits the output
+    monkeypatch.setattr(run_tests, "GROUPS", {"slow": [[sys.executable, "-c", start]]})
+    monkeypatch.setattr(run_tests, "LIMIT", 1.0)
+    begin = time.monotonic()
+    assert run_tests.main([]) == 1
+    assert time.monotonic() - begin < 30
+    assert "STOPPED after 1 s" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(("again", "result"), [(0, "passed"), (1, "FAILED")])
+def test_what_fails_in_the_browser_is_looked_at_once_more_and_told(again, result, tmp_path, monkeypatch):
+    """The first look fails, the second, which is told by its options, ends as ``again`` says."""
+    code = f"import sys; print('1 passed'); sys.exit({again} if '--last-failed' in sys.argv else 1)"
+    script = tmp_path / "pytest"
+    script.write_text(code)
+    monkeypatch.setattr(run_tests, "GROUPS", {"browser": [[sys.executable, str(script), "pytest"]]})
+    monkeypatch.setattr(run_tests, "PAGES", script)
+    outcome = run_tests.run("browser")
+    assert outcome.status == result
+    assert "looked at again" in outcome.remark
+
+
 # Workflows and hooks
 
 
@@ -241,3 +267,30 @@ def test_what_is_run_on_the_machine_is_what_the_readme_says():
     assert "set -euo pipefail" in script
     tested = yaml.safe_load((ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8"))
     assert tuple(tested["jobs"]["test"]["strategy"]["matrix"]["python-version"]) == pins.PYTHONS
+
+
+def test_the_stored_pictures_are_those_that_the_digit_reader_names() -> None:
+    from nnbook.data import mnist_subset
+    from nnbook.explore.cnn import STORED, stored
+
+    reader = tool("train_digit_reader")
+    assert (*reader.CHOSEN, "the letter A", "nothing") == STORED
+    _, (x, y) = mnist_subset()
+    for name, place in reader.CHOSEN.items():
+        np.testing.assert_allclose(stored(name), x[place].reshape(28, 28), atol=1e-6)
+        assert name.endswith(str(y[place]))
+    np.testing.assert_allclose(stored("the letter A"), reader.drawn(reader.LETTER), atol=1 / 255)
+    assert not stored("nothing").any()
+
+
+def test_a_digit_is_varied_a_little_each_time_and_keeps_its_ink() -> None:
+    from nnbook.data import mnist_subset
+
+    reader = tool("train_digit_reader")
+    images = mnist_subset()[0][0][:64].reshape(-1, 1, 28, 28)
+    once, again = (reader.varied(np.random.default_rng(seed), images) for seed in (0, 1))
+    assert once.dtype == images.dtype
+    assert once.shape == images.shape
+    assert np.abs(once - again).max() > 0.5
+    assert 0 <= once.min() <= once.max() <= 1
+    np.testing.assert_allclose(once.sum((1, 2, 3)), images.sum((1, 2, 3)), rtol=0.5)

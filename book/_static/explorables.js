@@ -107,7 +107,7 @@ function bankHost(spec) {
   return async (places) => {
     let shard = 0, number = 0;
     spec.controls.forEach((control, i) => {
-      if (["choice", "toggle", "data"].includes(control.kind)) shard = shard * control.stops.length + places[i];
+      if (["choice", "toggle", "data", "drawing"].includes(control.kind)) shard = shard * control.stops.length + places[i];
       else number = number * control.stops.length + places[i];
     });
     let bank = shards.get(shard);

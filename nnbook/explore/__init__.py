@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 from typing import Any
 
-FRAMEWORK = ("bank", "core", "figures", "jupyter", "picture")
+FRAMEWORK = ("bank", "canvas", "core", "figures", "jupyter", "picture")
 """The modules of this package that hold no explorables."""
 
 

@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-DISCRETE = ("choice", "toggle", "data")
+DISCRETE = ("choice", "toggle", "data", "drawing")
 """Kinds of controls whose settings have a shard of their own on the page."""
 
 RESERVED = {"frame", "title", "try", "words"}
@@ -56,7 +56,8 @@ class Control:
     help: str = ""
     low: float = -math.inf
     high: float = math.inf
-    samples: Mapping[str, Callable[[], tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
+    samples: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
+    size: int = 0
 
     @property
     def is_discrete(self) -> bool:
@@ -73,6 +74,8 @@ class Control:
         Raises:
             ValueError: the value is not allowed (names the allowed values or range).
         """
+        if self.kind == "drawing" and not isinstance(value, str):
+            return self._picture(value)
         if self.is_discrete:
             if any(type(value) is type(stop) and value == stop for stop in self.stops):
                 return value
@@ -83,8 +86,27 @@ class Control:
             raise ValueError(f"{self.label}: {value!r} is not {what} from {self.low:g} to {self.high:g}")
         return int(value) if self.kind == "integer" else float(value)
 
+    def _picture(self, value: Any) -> np.ndarray:
+        try:
+            picture = np.array(value, float)  # a copy, because who draws goes on drawing
+        except (TypeError, ValueError):
+            picture = np.zeros(0)
+        if picture.shape != (self.size, self.size):
+            what = f"an array of shape {np.shape(value)}" if isinstance(value, np.ndarray) else repr(value)[:60]
+            raise ValueError(f"{self.label}: {what} is not a picture of shape ({self.size}, {self.size}), nor a name")
+        if not ((picture >= 0) & (picture <= 1)).all():  # nan is refused too
+            low, high = picture.min(), picture.max()
+            raise ValueError(f"{self.label}: ink goes from 0 to 1, this picture's is not there: {low:g} to {high:g}")
+        return picture
+
+    def meaning(self, value: Any) -> Any:
+        """What a function gets for a checked ``value``: of a stored drawing the picture, else the value itself."""
+        return self._picture(self.samples[value]()) if self.kind == "drawing" and isinstance(value, str) else value
+
     def show(self, value: Any) -> str:
         """``value`` as a reader sees it."""
+        if self.kind == "drawing" and not isinstance(value, str):
+            return "drawn"
         if self.is_discrete:
             return ("on" if value else "off") if self.kind == "toggle" else value
         text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
@@ -114,6 +136,27 @@ def DataSet(
         raise ValueError(f"{label}: a choice of data sets needs at least two, and each a function, not {samples}")
     names = tuple(samples)
     return _checked(Control("data", default or names[0], names, label, help=help, samples=dict(samples)))
+
+
+def Drawing(
+    stored: Mapping[str, Callable[[], np.ndarray]], *, size: int = 28, default: str = "", label: str, help: str = ""
+) -> Control:
+    """A square picture that a reader draws; the page offers stored ones.
+
+    A value is the name of a stored picture, or an array (size, size) of ink from 0 to 1. The function gets the array in
+    either case.
+
+    Args:
+        stored: name -> function without arguments that returns a picture.
+        size: pixels along a side.
+        default: name of the first to be shown; the first one if not given.
+        label: name of the control.
+        help: one sentence more.
+    """
+    if len(stored) < 2 or not all(callable(picture) for picture in stored.values()) or size < 2:
+        raise ValueError(f"{label}: a drawing needs a side and at least two stored pictures, and each a function")
+    names = tuple(stored)
+    return _checked(Control("drawing", default or names[0], names, label, help=help, samples=dict(stored), size=size))
 
 
 def Toggle(default: bool = False, *, label: str, help: str = "") -> Control:
@@ -216,7 +259,7 @@ class Explorable:
             raise ValueError(f"{self.name} needs a title, a caption and three experiments, not {len(experiments)}")
         for trial in experiments:
             for name, value in self.check(**trial.parameters).items():
-                if value not in self.controls[name].stops:
+                if isinstance(value, np.ndarray) or value not in self.controls[name].stops:
                     raise ValueError(f"{self.name}: the page cannot show {name}={value!r}, it is not among the stops")
 
     def check(self, **parameters) -> dict[str, Any]:
@@ -232,7 +275,8 @@ class Explorable:
 
     def run(self, **parameters) -> Generator[float, None, dict[str, Any]]:
         """Evaluate in pieces: yields the share done, returns the figure."""
-        result = self.function(**self.check(**parameters))
+        checked = self.check(**parameters)
+        result = self.function(**{name: control.meaning(checked[name]) for name, control in self.controls.items()})
         return (yield from result) if self.trains else result
 
     def __call__(self, **parameters) -> dict[str, Any]:

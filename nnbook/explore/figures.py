@@ -1,9 +1,9 @@
 """Figures as plain data: dicts as plotly spells them, whose long lists of numbers are NumPy arrays.
 
 An explorable returns :func:`figure`, made of traces (:func:`line`, :func:`dots`, :func:`bars`, :func:`surface`,
-:func:`contours`, :func:`band`, :func:`words`) on one or several panels (:func:`panel`) side by side. Colours are those
-of :mod:`nnbook.plots`, which read well on a light page and on a dark one. Everything drawn is finite and clipped where
-it is made.
+:func:`pixels`, :func:`contours`, :func:`band`, :func:`words`) on one or several panels (:func:`panel`) side by side.
+Colours are those of :mod:`nnbook.plots`, which read well on a light page and on a dark one. Everything drawn is finite
+and clipped where it is made.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ def diverging(strength: float) -> list[list]:
     cold, warm = "rgba(0,114,178,{})", "rgba(213,94,0,{})"
     return [[0.0, cold.format(strength)], [0.5, cold.format(0)], [0.5, warm.format(0)], [1.0, warm.format(strength)]]
 
+
+INK = "rgba(118,118,118,{})"
+"""The grey of a picture, in which a bright pixel has more ink."""
 
 HEIGHT, WIDTH = 340, 690
 """The drawing's size in pixels: height of one row of panels, and the width that it is laid out for."""
@@ -211,6 +214,33 @@ def surface(x, y, z, *, low: float, high: float, strength: float = 0.85, on: int
     }
     look = {"zmin": low, "zmax": high, "colorscale": diverging(strength), "zsmooth": "best", "showscale": False}
     return {**drawn, **look, "hoverinfo": "skip", "showlegend": False, **_on(on)}
+
+
+def pixels(
+    z,
+    *,
+    low: float = -1.0,
+    high: float = 1.0,
+    at: tuple[float, float] = (0.0, 0.0),
+    size: float = 1.0,
+    strength: float = 0.85,
+    grey: bool = False,
+    on: int = 0,
+) -> dict[str, Any]:
+    """Sharp squares for (H, W) ``z``, row 0 on top: give the panel a ``y`` that goes down, as in ``(28, 0)``.
+
+    Args:
+        z: orange where positive, blue where negative, nothing at 0.
+        low, high: what has the full colour; the middle between them is nothing.
+        at: left and upper edge of the picture.
+        size: side of a square.
+        strength: the opacity of the full colour.
+        grey: as ink on paper instead, nothing at ``low``.
+    """
+    z = np.asarray(z, float)
+    x, y = (edge + size * (np.arange(n) + 0.5) for edge, n in zip(at, z.shape[::-1], strict=True))
+    drawn = surface(x, y, z, low=low, high=high, strength=strength, on=on) | {"zsmooth": False}
+    return drawn | {"colorscale": [[0.0, INK.format(0)], [1.0, INK.format(strength)]]} if grey else drawn
 
 
 def contours(

@@ -15,6 +15,7 @@ import ipywidgets
 import numpy as np
 import plotly.graph_objects as go
 
+from nnbook.explore.canvas import Canvas
 from nnbook.explore.core import Control, Explorable, exhaust
 from nnbook.explore.figures import HEIGHT, at_frame
 from nnbook.plots import GREY
@@ -222,6 +223,8 @@ def _control(control: Control, trains: bool):
     ranged = {**shared, "continuous_update": not trains}
     if control.kind in ("choice", "data"):
         return ipywidgets.Dropdown(options=control.stops, **shared)
+    if control.kind == "drawing":
+        return Canvas(control)
     if control.kind == "toggle":
         return ipywidgets.Checkbox(**shared, indent=False)
     if control.kind == "integer":

@@ -90,11 +90,12 @@ def _trace(ax, trace: dict[str, Any], depth: int) -> None:
         from matplotlib.colors import LinearSegmentedColormap
 
         stops = [(at, _rgba(colour)) for at, colour in trace["colorscale"]]
-        half = (x[1] - x[0]) / 2, (y[1] - y[0]) / 2
+        half = tuple((at[1] - at[0]) / 2 if len(at) > 1 else 0.5 for at in (x, y))
         extent = (x[0] - half[0], x[-1] + half[0], y[0] - half[1], y[-1] + half[1])
         cmap = LinearSegmentedColormap.from_list("", stops)
         scale = {"vmin": trace["zmin"], "vmax": trace["zmax"], "cmap": cmap}
-        ax.imshow(trace["z"], **scale, origin="lower", extent=extent, aspect="auto", interpolation="bilinear", zorder=1)
+        between = "bilinear" if trace["zsmooth"] else "nearest"
+        ax.imshow(trace["z"], **scale, origin="lower", extent=extent, aspect="auto", interpolation=between, zorder=1)
     elif kind == "contour":
         step = trace["contours"]
         levels = np.arange(step["start"], step["end"] + step["size"] / 2, step["size"])

@@ -78,7 +78,7 @@ class Widget:
             field.select_option(index=int(place))  # a value would be compared with labels too
         elif control.kind == "toggle":
             field.set_checked(stop)
-        elif control.kind == "data":
+        elif control.kind in ("data", "drawing"):
             self.box.locator(f'[name="{name}"][value="{place}"]').check(force=True)
         else:
             field.fill(place)
@@ -129,7 +129,8 @@ def step_of(fig: dict[str, Any], trace: int, key: str) -> float:
 
 def other_stops(control: Control) -> list[Any]:
     """What a control is moved to: every name, or both ends and the middle, and back to the default."""
-    stops = control.stops if control.is_discrete else (control.stops[0], control.stops[len(control.stops) // 2])
+    every = control.is_discrete and control.kind != "drawing"
+    stops = control.stops if every else (control.stops[0], control.stops[len(control.stops) // 2])
     return [*(stop for stop in stops if stop != control.default), control.stops[-1], control.default]
 
 

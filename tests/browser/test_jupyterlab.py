@@ -1,4 +1,4 @@
-"""A widget in a real JupyterLab: a cell shows it, and dragging a slider redraws it."""
+"""Widgets in a real JupyterLab: a cell shows them, dragging a slider redraws one, and drawing a digit has it read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,14 +18,15 @@ from built import ROOT
 
 pytest.importorskip("jupyterlab")
 
-CODE = "from nnbook.explore.losses import saturation\n\nsaturation"
-LAST = "() => Array.from(document.querySelector('.js-plotly-plot').data[2].y).at(-1)"
+SLIDER = "from nnbook.explore.losses import saturation\n\nsaturation"
+DRAWING = "from nnbook.explore.cnn import draw_a_digit\n\ndraw_a_digit"
+LAST = "() => Array.from(document.querySelector('.js-plotly-plot')?.data?.[2]?.y ?? []).at(-1)"
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[str]:
-    """The address of a JupyterLab that shows ``widget.ipynb``."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(CODE)])
+def lab(tmp_path: Path, request: Any) -> Iterator[str]:
+    """The address of a JupyterLab that shows ``widget.ipynb``, whose one cell is the fixture's parameter."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(request.param)])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
     nbformat.write(notebook, tmp_path / "widget.ipynb")
     with socket.socket() as free:
@@ -49,24 +49,37 @@ def lab(tmp_path: Path) -> Iterator[str]:
             address = f"http://127.0.0.1:{port}"
             for _ in range(120):
                 try:
-                    urllib.request.urlopen(f"{address}/api")
+                    urllib.request.urlopen(f"{address}/api", timeout=10)
                     break
-                except urllib.error.URLError:
+                except OSError:
                     time.sleep(0.5)
+            else:
+                pytest.fail(f"JupyterLab did not start:\n{(tmp_path / 'log').read_text()}")
             yield f"{address}/lab/tree/widget.ipynb"
         finally:
             server.terminate()
-            server.wait(timeout=30)
+            try:
+                server.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                server.kill()
 
 
+def run_the_cell(browser: Any, lab: str) -> Any:
+    """A tab in which the widget is there."""
+    tab = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
+    tab.goto(lab)
+    tab.locator(".jp-Notebook .jp-Cell").first.click(timeout=120_000)
+    tab.keyboard.press("Shift+Enter")
+    drawn = "() => document.querySelector('.js-plotly-plot')?.data?.length > 0"  # the data come after the drawing
+    tab.wait_for_function(drawn, timeout=120_000)
+    return tab
+
+
+@pytest.mark.parametrize("lab", [SLIDER], indirect=True, ids=["slider"])
 def test_a_slider_in_jupyterlab_redraws_the_figure(lab: str, browser: Any) -> None:
-    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    tab = run_the_cell(browser, lab)
     try:
-        tab = context.new_page()
-        tab.goto(lab)
-        tab.locator(".jp-Notebook .jp-Cell").first.click(timeout=120_000)
-        tab.keyboard.press("Shift+Enter")
-        tab.wait_for_selector(".js-plotly-plot .main-svg", timeout=120_000)
+        tab.wait_for_function(f"() => ({LAST})() !== undefined", timeout=60_000)
         before = tab.evaluate(LAST)
         handle = tab.locator(".noUi-handle").first
         box = handle.bounding_box()
@@ -78,4 +91,53 @@ def test_a_slider_in_jupyterlab_redraws_the_figure(lab: str, browser: Any) -> No
         tab.wait_for_function(f"(before) => ({LAST})() < before - 0.1", arg=before, timeout=60_000)
         assert tab.locator(".widget-html-content", has_text="After 60 steps").count() == 1
     finally:
-        context.close()
+        tab.context.close()
+
+
+INK = """() => Array.from(document.querySelector('.js-plotly-plot')?.data?.[0]?.z ?? [])
+  .map((row) => Array.from(row).reduce((a, b) => a + b, 0)).reduce((a, b) => a + b, 0)"""
+
+
+@pytest.mark.parametrize("lab", [DRAWING], indirect=True, ids=["drawing"])
+def test_what_is_drawn_in_jupyterlab_by_mouse_or_keyboard_is_read(lab: str, browser: Any) -> None:
+    """A stroke from top to bottom is a 1, whoever draws it."""
+    tab = run_the_cell(browser, lab)
+
+    def wait_for_ink(condition: str) -> None:
+        tab.wait_for_function(f"() => {{ const ink = ({INK})(); return {condition}; }}", timeout=60_000)
+
+    try:
+        canvas = tab.locator(".nnbook-drawing canvas")
+        a_one = tab.locator(".widget-html-content", has_text="The network reads a 1,")
+        wait_for_ink("ink > 50")
+        tab.get_by_role("button", name="Clear").click()
+        wait_for_ink("ink === 0")
+
+        canvas.scroll_into_view_if_needed()
+        box = canvas.bounding_box()
+        x, top, bottom = (box[side] + share * box[size] for side, size, share in PLACES)
+        tab.mouse.move(x, top)
+        tab.mouse.down()
+        tab.mouse.move(x, bottom, steps=10)
+        tab.mouse.up()
+        wait_for_ink("ink > 40")
+        a_one.wait_for(timeout=60_000)
+
+        canvas.focus()
+        tab.keyboard.press("Delete")
+        wait_for_ink("ink === 0")
+        for key in [*["ArrowUp"] * 9, "Space", *["Shift+ArrowDown"] * 18]:
+            tab.keyboard.press(key)
+        wait_for_ink("ink > 40")
+        a_one.wait_for(timeout=60_000)
+        assert canvas.evaluate("(canvas) => getComputedStyle(canvas).outlineStyle") != "none"
+        assert tab.locator(".jp-Cell").count() == 2, "no key has reached the notebook's shortcuts"
+
+        tab.locator(".nnbook-drawing select").select_option("3")
+        tab.locator(".widget-html-content", has_text="The network reads a 3,").wait_for(timeout=60_000)
+    finally:
+        tab.context.close()
+
+
+PLACES = (("x", "width", 0.5), ("y", "height", 0.2), ("y", "height", 0.8))
+"""Where a stroke begins and ends, as shares of the canvas."""

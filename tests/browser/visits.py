@@ -27,8 +27,8 @@ new PerformanceObserver((list) => {
 """
 
 # A chapter has 50,000 elements, nearly all of them parts of formulas and coloured words of code, which are all alike.
-# So that axe-core need not look at each, formulas after the twentieth become empty boxes of the same size and coloured
-# words after the fifth of their kind become plain text.
+# So that axe-core need not look at each, formulas after the twentieth become empty boxes of the same size, coloured
+# words after the fifth of their kind become plain text, and of the API's entries twenty remain.
 LIGHTEN = """() => {
   [...document.querySelectorAll(".katex")].slice(20).map((formula) => {
     const { width, height } = formula.getBoundingClientRect();
@@ -38,6 +38,9 @@ LIGHTEN = """() => {
     box.style.cssText = `display: inline-block; width: ${width}px; height: ${height}px`;
     formula.replaceWith(box);
   });
+  for (const entry of [...document.querySelectorAll("dl.py.function, dl.py.class, dl.py.data")].slice(20)) {
+    entry.remove();
+  }
   const seen = {};
   for (const word of document.querySelectorAll(".highlight span")) {
     seen[word.className] = (seen[word.className] || 0) + 1;
