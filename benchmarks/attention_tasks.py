@@ -1,26 +1,29 @@
-"""What attention is worth on two small tasks: saying a sequence backwards, and writing dates in one form.
+"""What attention is worth for writing dates in one form.
 
 The network is the translator of chapter 8, an encoder and a decoder of one block each. Its control is the same network,
 trained in the same way, whose decoder sees the *mean* of the encoder's tokens, one vector, in place of all of them: the
-bottleneck of a sequence-to-sequence network without attention. Test sequences are drawn with a seed of their own, the
-learning rate was chosen on others.
+bottleneck of a sequence-to-sequence network without attention. Padding does not count in the mean. Tested is on days
+that the training has not seen; the learning rate was chosen on others. ``attention_reversal.py`` trains the same
+networks.
 
-Bars: with attention every reversed sequence is right, five seeds of five; dates at least 97 % right, mean of three
-seeds.
+Bar: dates at least 96 % right with attention, mean of three seeds.
 """
 
 from __future__ import annotations
 
 from _common import Bar, main, spread, timed
 
-REVERSAL = {"symbols": 10, "length": 12, "d_model": 32, "nhead": 2, "batch": 32, "steps": 400, "max_lr": 5e-3}
 DATES = {"d_model": 48, "nhead": 4, "batch": 32, "steps": 900, "max_lr": 5e-3}
 TEST = 1000
 
 
-def one_vector(memory):
-    """The mean of the encoder's tokens as a memory of length one."""
-    return memory.mean(axis=1, keepdims=True)
+def one_vector(memory, source, padding):
+    """The mean of the encoder's tokens, padding left out, as a memory of length one."""
+    import numpy as np
+
+    real = np.ones(np.shape(source)) if padding is None else np.asarray(source) != padding
+    share = (real / real.sum(1, keepdims=True)).astype(memory.dtype)
+    return (memory * share[:, :, None]).sum(axis=1, keepdims=True)
 
 
 def logits_of(params, source, target, nhead, padding, bottleneck):
@@ -28,7 +31,7 @@ def logits_of(params, source, target, nhead, padding, bottleneck):
 
     if not bottleneck:
         return translator(params, source, target, nhead=nhead, padding=padding)
-    memory = one_vector(translator_encode(params, source, nhead=nhead, padding=padding))
+    memory = one_vector(translator_encode(params, source, nhead=nhead, padding=padding), source, padding)
     return translator_decode(params, target, memory, nhead=nhead)
 
 
@@ -40,7 +43,8 @@ def written(params, source, setting, start, length, padding, bottleneck):
 
     if not bottleneck:
         return translate(params, source, nhead=setting["nhead"], start=start, length=length, padding=padding)[0]
-    memory = one_vector(translator_encode(params, source, nhead=setting["nhead"], padding=padding))
+    memory = translator_encode(params, source, nhead=setting["nhead"], padding=padding)
+    memory = one_vector(memory, source, padding)
     tokens = np.full((len(source), 1), start)
     for _ in range(length):
         new = translator_decode(params, tokens, memory, nhead=setting["nhead"])[:, -1].argmax(-1)
@@ -74,43 +78,6 @@ def train(draw, sizes, setting, seed, start, *, padding=None, bottleneck=False, 
         losses.append(float(value))
     curve = [float(np.mean(losses[i : i + every])) for i in range(0, len(losses), every)]
     return params, curve
-
-
-def reversal(seeds, setting):
-    import numpy as np
-
-    from nnbook import data
-
-    symbols, length = setting["symbols"], setting["length"]
-    x_test, y_test = data.reversal(TEST, length, rng=np.random.default_rng(12345), symbols=symbols)
-    found = {}
-    for name, bottleneck in (("attention", False), ("one vector", True)):
-        sequences, places, curves, seconds = [], [], [], []
-        for seed in range(seeds):
-            duration, (params, curve) = timed(
-                lambda seed=seed, bottleneck=bottleneck: train(
-                    lambda rng, n: data.reversal(n, length, rng=rng, symbols=symbols),
-                    (symbols, symbols + 1),
-                    setting,
-                    seed,
-                    symbols,
-                    bottleneck=bottleneck,
-                )
-            )
-            said = written(params, x_test, setting, symbols, length, None, bottleneck)
-            sequences.append(float((said == y_test).all(1).mean()))
-            places.append(float((said == y_test).mean()))
-            curves.append(curve)
-            seconds.append(duration)
-            print(f"reversal, {name}, seed {seed}: {100 * sequences[-1]:.1f} % of the sequences, {duration:.0f} s")
-        found[name] = {
-            "sequences": spread(sequences),
-            "each": sequences,
-            "places": spread(places),
-            "curves": curves,
-            "seconds": spread(seconds),
-        }
-    return found
 
 
 class Characters:
@@ -155,7 +122,7 @@ def dates(seeds, setting):
     found = {"training": len(x_train), "test": len(x_test)}
     for name, bottleneck in (("attention", False), ("one vector", True)):
         right, places, curves, seconds = [], [], [], []
-        for seed in range(seeds if not bottleneck else 1):
+        for seed in range(seeds):
             duration, (params, curve) = timed(
                 lambda seed=seed, bottleneck=bottleneck: train(
                     draw,
@@ -202,14 +169,9 @@ def dates(seeds, setting):
 
 
 def measure(quick):
-    shorter = {"steps": 20} if quick else {}
-    backwards = reversal(1 if quick else 5, REVERSAL | shorter)
-    forms = dates(1 if quick else 3, DATES | shorter)
-    results = {"settings": {"reversal": REVERSAL, "dates": DATES}, "reversal": backwards, "dates": forms}
-    return results, [
-        Bar("reversal with attention, worst seed", backwards["attention"]["sequences"]["min"], 1.0, "", at_least=True),
-        Bar("dates with attention, mean", forms["attention"]["right"]["mean"], 0.97, "", at_least=True),
-    ]
+    forms = dates(1 if quick else 3, DATES | ({"steps": 20} if quick else {}))
+    results = {"settings": {"dates": DATES}, "dates": forms}
+    return results, [Bar("dates with attention, mean", forms["attention"]["right"]["mean"], 0.96, "", at_least=True)]
 
 
 if __name__ == "__main__":

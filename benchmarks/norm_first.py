@@ -2,7 +2,7 @@
 
 Six blocks read eight symbols with sinusoidal positions and label every place with the symbol of the mirrored place.
 Adam from the first step at the full rate, no warm-up, no clipping: this is what is said to separate the two. A run that
-diverges counts with what it reaches.
+diverges counts with what it reaches. ``norm_warmup.py`` adds a warm-up.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ SIZE = {"layers": 6, "d_model": 32, "nhead": 2, "symbols": 10, "length": 8, "bat
 RATES = (1e-3, 3e-3, 1e-2)
 
 
-def run(seed, norm_first, lr, size):
+def run(seed, norm_first, lr, size, warmup=0):
     import numpy as np
 
     from nnbook import data
@@ -44,9 +44,9 @@ def run(seed, norm_first, lr, size):
         return cross_entropy(logits(params, x).reshape(-1, size["symbols"]), y.reshape(-1))
 
     gradient, state, losses = value_and_grad(loss), adam_init(params), []
-    for _ in range(size["steps"]):
+    for step in range(size["steps"]):
         value, grads = gradient(params, *data.reversal(size["batch"], size["length"], rng=rng, symbols=size["symbols"]))
-        params, state = adam(params, grads, state, lr=lr)
+        params, state = adam(params, grads, state, lr=lr * min(1.0, (step + 1) / max(warmup, 1)))
         losses.append(float(value))
     x, y = data.reversal(500, size["length"], rng=np.random.default_rng(12345), symbols=size["symbols"])
     return float((logits(params, x).argmax(-1) == y).mean()), float(np.mean(losses[-20:]))

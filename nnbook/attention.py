@@ -305,8 +305,9 @@ def scaled_dot_product_attention(q, k, v, mask=None, *, is_causal=False, scale=N
     Raises:
         ValueError: the shapes do not fit (names them), or the mask is neither boolean nor float.
 
-    PyTorch: ``torch.nn.functional.scaled_dot_product_attention``, which refuses a mask together with ``is_causal``. It
-    also gives zeros where there is no key; ``torch.nn.MultiheadAttention`` gives nan there. Source:
+    PyTorch: ``torch.nn.functional.scaled_dot_product_attention``, whose documentation forbids a mask together with
+    ``is_causal``; some of its kernels apply both, some refuse. It also gives zeros where there is no key;
+    ``torch.nn.MultiheadAttention`` gives nan there, if asked for weights or in its fast path. Source:
     :cite:`vaswani2017`.
     """
     lead, scale = _fit("scaled_dot_product_attention", q, k, v, mask), _scale(scale, q)
