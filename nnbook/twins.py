@@ -339,5 +339,3 @@ def translator(
             return embedding(tokens) + positions.to(embedding.weight)
 
     return Translator()
-
-
