@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from nnbook.backprop import concatenate, flatten, primitive, value_and_grad, vjp
+from nnbook.backprop import concatenate, flatten, keep, primitive, value_and_grad, vjp
 from nnbook.losses import cross_entropy
 from nnbook.neurons import _check_init, linear, linear_init, relu
 from nnbook.regularization import _as_float, batch_norm_init, batch_norm_layer
@@ -660,7 +660,7 @@ def max_pool2d_vjp(dy, saved, x, *, kernel_size, stride=None, padding=0, dilatio
         wins = x[inputs] == y[outputs]
         wins &= open_[outputs]
         open_[outputs] ^= wins
-        dx[inputs] += np.where(wins, dy[outputs], 0)
+        dx[inputs] += keep(dy[outputs], wins)
     return (dx,)
 
 

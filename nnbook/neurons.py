@@ -18,7 +18,7 @@ import math
 
 import numpy as np
 
-from nnbook.backprop import NUMPY, primitive, unbroadcast
+from nnbook.backprop import NUMPY, keep, primitive, unbroadcast
 from nnbook.regularization import he_normal
 
 Array = np.ndarray
@@ -153,7 +153,7 @@ def relu(x):
 @relu.defvjp
 def relu_vjp(dy, saved, x):
     """:eq:`eq-relu-vjp`."""
-    return (np.where(x > 0, dy, 0),)
+    return (keep(dy, x > 0),)
 
 
 @primitive

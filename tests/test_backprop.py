@@ -25,6 +25,7 @@ from nnbook.backprop import (
     flatten,
     getitem,
     gradient_error,
+    keep,
     log,
     matmul,
     maximum,
@@ -1186,3 +1187,24 @@ def test_an_array_argument_may_follow_one_that_is_left_out():
 def test_flatten_refuses_an_empty_branch():
     with pytest.raises(ValueError, match="'b' is empty"):
         flatten({"a": {"w": 1}, "b": {}})
+
+
+# What is kept and what is not
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "longdouble", "complex128"])
+def test_keep_is_where(dtype):
+    rng = np.random.default_rng(0)
+    dy, mask = rng.normal(size=(4, 5)).astype(dtype), rng.random((4, 5)) < 0.5
+    dy[0, :3] = np.inf, np.nan, -0.0
+    mask[0, :3] = False, False, True
+    for kept, plain in (
+        (keep(dy, mask), np.where(mask, dy, 0)),
+        (keep(dy.T[::2], mask.T[::2]), np.where(mask.T[::2], dy.T[::2], 0)),
+        (keep(dy[:, :0], mask[:, :0]), dy[:, :0]),
+        (keep(dy[1, 1], mask[1, 1]), np.where(mask[1, 1], dy[1, 1], 0)),
+    ):
+        assert kept.dtype == dtype
+        np.testing.assert_array_equal(kept, plain)
+    assert np.signbit(keep(dy, mask).real[0, 2])
+    assert not np.signbit(keep(dy, mask).real[0, :2]).any()
