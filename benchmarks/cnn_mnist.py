@@ -1,11 +1,13 @@
 """LeNet-5 on full MNIST, in NumPy and in PyTorch, beside two controls.
 
 Adam under a one-cycle schedule, batches of 128, 16 epochs. How the training images are moved about is chosen among
-three ways by a training on 50,000 images, validated on the last 10,000 (seed 10). Then everything is trained on
-all 60,000 with three seeds, and the test images are looked at, once a run. The controls have the same recipe: a linear
-model, and the same network with its random filters left as they are. The twin starts from the same weights and gets the
-same batches, moved by the same numbers. NumPy and PyTorch have a process each, and take turns. Seconds are told twice,
-by the clock and of processor time, which do not differ on an idle machine.
+three ways by a training on 50,000 images, validated on the last 10,000 (seed 10). The number of epochs was chosen there
+as well: after ten, 99.13 % of the validation images were right at best, after sixteen 99.25 %. Then everything is
+trained on all 60,000 with three seeds, and the test images are looked at, once a run. The twin starts from the same
+weights as LeNet-5 and gets the same batches, moved by the same numbers. There are two controls: the same network with
+its random filters left as they are, which gets these batches too, and a linear model, whose images are not moved and
+come in an order of their own. NumPy and PyTorch have a process each, and take turns. Seconds are told twice, by the
+clock and of processor time, which do not differ on an idle machine.
 
 Where there is a CUDA device, a residual network four times as wide as the book's small one is trained on it.
 

