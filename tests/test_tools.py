@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import itertools
 import re
 import shutil
 import socket
@@ -294,3 +295,33 @@ def test_a_digit_is_varied_a_little_each_time_and_keeps_its_ink() -> None:
     assert np.abs(once - again).max() > 0.5
     assert 0 <= once.min() <= once.max() <= 1
     np.testing.assert_allclose(once.sum((1, 2, 3)), images.sum((1, 2, 3)), rtol=0.5)
+
+
+DRAWN = {
+    0: [(14, 4), (8, 8), (7, 15), (9, 22), (14, 25), (19, 22), (21, 15), (20, 8), (14, 4)],
+    1: [(14, 4), (14, 24)],
+    2: [(8, 8), (11, 4), (17, 4), (20, 8), (18, 13), (8, 24), (21, 24)],
+    3: [(8, 5), (15, 4), (19, 8), (13, 13), (20, 18), (16, 24), (8, 23)],
+    5: [(20, 4), (10, 4), (9, 12), (16, 12), (20, 17), (16, 23), (8, 23)],
+    6: [(17, 4), (10, 11), (8, 19), (12, 24), (18, 22), (18, 16), (12, 15), (9, 18)],
+    7: [(7, 5), (20, 5), (12, 25)],
+    8: [(14, 13), (9, 9), (12, 4), (17, 5), (18, 9), (14, 13), (9, 18), (11, 24), (17, 24), (19, 18), (14, 13)],
+    9: [(18, 10), (13, 13), (9, 9), (12, 5), (17, 5), (18, 10), (17, 24)],
+}
+"""Corners of digits as somebody draws them by the brush of the canvas, each in one stroke."""
+
+
+@pytest.mark.parametrize(("scale", "moved"), [(1.0, 0), (0.6, 8), (1.1, -2)])
+def test_what_is_drawn_by_the_brush_is_read_wherever_it_stands_thanks_to_centring(scale: float, moved: int) -> None:
+    from nnbook.explore.cnn import centred, look
+
+    reader = tool("train_digit_reader")
+    read, without = [], []
+    for corners in DRAWN.values():
+        places = [tuple(scale * (at - 14) + 14 + moved for at in corner) for corner in corners]
+        picture = reader.drawn(itertools.pairwise(places))
+        read.append(int(look(centred(picture))[1].argmax()))
+        without.append(int(look(picture)[1].argmax()))
+    assert sum(a == b for a, b in zip(read, DRAWN, strict=True)) >= 8
+    if moved == 8:
+        assert sum(a == b for a, b in zip(without, DRAWN, strict=True)) <= 3
