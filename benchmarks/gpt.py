@@ -84,8 +84,9 @@ def train(train_tokens, validation, size, config, training, budget, *, seed=0, c
 def measure(quick):
     import numpy as np
 
-    from nnbook.attention import generate, gpt_flops, parameter_count, training_flops
+    from nnbook.attention import generate, gpt_flops, training_flops
     from nnbook.backprop import tree_map
+    from nnbook.cnn import parameter_count
     from nnbook.rnn import decode, ngram_fit, ngram_nll, ngram_search
     from nnbook.training import save
 

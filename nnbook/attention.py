@@ -1419,11 +1419,6 @@ def _draw(rng, logits, temperature, top_k, top_p):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def parameter_count(params: Tree) -> int:
-    """How many numbers the parameters are (:eq:`eq-parameter_count`)."""
-    return int(np.sum([np.size(leaf) for leaf in flatten(params).values()], dtype=np.int64))
-
-
 def gpt_flops(params: Tree, T: int) -> int:
     """Operations of the matrix products in one forward pass of :func:`gpt` over T tokens (:eq:`eq-gpt_flops`).
 

@@ -816,11 +816,10 @@ def where(condition, x, y):
 @where.defvjp
 def where_vjp(dz, saved, condition, x, y):
     """:eq:`eq-where-vjp`."""
-    zero = dz.dtype.type(0)
     return (
         None,
-        lambda: unbroadcast(np.where(condition, dz, zero), np.shape(x)),
-        lambda: unbroadcast(np.where(condition, zero, dz), np.shape(y)),
+        lambda: unbroadcast(keep(dz, condition), np.shape(x)),
+        lambda: unbroadcast(keep(dz, np.logical_not(condition)), np.shape(y)),
     )
 
 

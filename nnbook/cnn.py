@@ -866,7 +866,7 @@ def conv2d_cost(
 
 
 def parameter_count(params: Tree) -> int:
-    """How many numbers a tree of parameters holds.
+    """How many numbers a tree of parameters holds; for a GPT :eq:`eq-parameter_count`.
 
     PyTorch: ``sum(p.numel() for p in module.parameters())``.
     """

@@ -42,7 +42,6 @@ from nnbook.attention import (
     multi_head_attention,
     multi_head_attention_init,
     padding_mask,
-    parameter_count,
     rope,
     scaled_dot_product_attention,
     scaled_dot_score,
@@ -62,6 +61,7 @@ from nnbook.attention import (
     translator_init,
 )
 from nnbook.backprop import flatten, gradient_error, tree_map, value_and_grad, vjp
+from nnbook.cnn import parameter_count
 from nnbook.neurons import softmax
 from nnbook.optimizers import adamw, adamw_init
 from nnbook.references import REFERENCES

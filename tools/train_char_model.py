@@ -26,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from _common import machine  # noqa: E402
 
 from nnbook import data, training  # noqa: E402
-from nnbook.attention import parameter_count  # noqa: E402
+from nnbook.cnn import parameter_count  # noqa: E402
 from nnbook.optimizers import adam, adam_init, clip_grad_norm, cosine_annealing_lr  # noqa: E402
 from nnbook.rnn import (  # noqa: E402
     bits_per_character,

@@ -24,7 +24,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from _common import machine  # noqa: E402
 
 from nnbook import data, training  # noqa: E402
-from nnbook.attention import parameter_count, translate, translator, translator_init  # noqa: E402
+from nnbook.attention import translate, translator, translator_init  # noqa: E402
+from nnbook.cnn import parameter_count  # noqa: E402
 from nnbook.explore.attention import NHEAD, SOURCE, TARGET, WEIGHTS, read_answers, read_dates  # noqa: E402
 from nnbook.losses import cross_entropy  # noqa: E402
 from nnbook.optimizers import adam, adam_init, clip_grad_norm, cosine_annealing_lr, linear_warmup  # noqa: E402
