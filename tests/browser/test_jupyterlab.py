@@ -68,8 +68,14 @@ def run_the_cell(browser: Any, lab: str) -> Any:
     """A tab in which the widget is there."""
     tab = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
     tab.goto(lab)
-    tab.locator(".jp-Notebook .jp-Cell").first.click(timeout=120_000)
-    tab.keyboard.press("Shift+Enter")
+    cell = tab.locator(".jp-Notebook .jp-Cell").first
+    for _ in range(8):  # a key pressed while the notebook is still being loaded is lost
+        cell.click(timeout=120_000)
+        tab.keyboard.press("Shift+Enter")
+        tab.wait_for_timeout(1000)
+        if cell.locator(".jp-InputPrompt").inner_text().strip() not in ("", "[ ]:"):
+            break
+        tab.wait_for_timeout(4000)
     drawn = "() => document.querySelector('.js-plotly-plot')?.data?.length > 0"  # the data come after the drawing
     tab.wait_for_function(drawn, timeout=120_000)
     return tab
