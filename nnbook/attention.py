@@ -22,15 +22,12 @@ from typing import Any
 
 import numpy as np
 
+from nnbook._arrays import Array, Given, Tree
 from nnbook.backprop import concatenate, flatten, matmul, primitive, sqrt, transpose, unbroadcast
 from nnbook.losses import cross_entropy
 from nnbook.neurons import gelu, linear, linear_init, relu, softmax, tanh
 from nnbook.regularization import layer_norm, layer_norm_init, xavier_uniform
 from nnbook.rnn import embedding, sample
-
-Array = np.ndarray
-Tree = Any
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Scores: how well a key answers a query
@@ -219,7 +216,7 @@ def padding_mask(lengths, T: int) -> Array:
 
 
 @primitive
-def masked_softmax(scores, mask=None):
+def masked_softmax(scores, mask: Given | None = None):
     """Softmax over the keys that the mask admits (:eq:`eq-masked_softmax`). A row without any key is zeros.
 
     Args:
@@ -288,7 +285,7 @@ def _and_causal(mask, Tq, Tk):
 
 
 @primitive
-def scaled_dot_product_attention(q, k, v, mask=None, *, is_causal=False, scale=None):
+def scaled_dot_product_attention(q, k, v, mask: Given | None = None, *, is_causal=False, scale=None):
     """``softmax(scale q k^T) v``: every query's average of the values (:eq:`eq-scaled_dot_product_attention`).
 
     Args:

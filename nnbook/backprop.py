@@ -20,16 +20,67 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import operator
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
-Array = np.ndarray
-Tree = Any
-"""A float array, or a dict (of dicts ...) with string keys whose leaves are arrays."""
+from nnbook._arrays import (
+    HALF,
+    SINGLE,
+    USUAL,
+    Array,
+    Given,
+    OnTape,
+    Tree,
+    arguments,
+    as_float,
+    numeric,
+    to_dtype,
+)
+from nnbook._arrays import REAL as _REAL
+
+__all__ = [
+    "Primitive",
+    "Traced",
+    "absolute",
+    "add",
+    "astype",
+    "by_number",
+    "complex_step_gradient",
+    "concatenate",
+    "directional_derivative",
+    "divide",
+    "exp",
+    "flatten",
+    "getitem",
+    "gradient_error",
+    "keep",
+    "like",
+    "log",
+    "matmul",
+    "maximum",
+    "mean",
+    "minimum",
+    "mlp_loss_and_gradients",
+    "multiply",
+    "negative",
+    "numerical_gradient",
+    "power",
+    "primitive",
+    "record",
+    "reshape",
+    "sqrt",
+    "subtract",
+    "transpose",
+    "tree_map",
+    "unbroadcast",
+    "unflatten",
+    "value_and_grad",
+    "vjp",
+    "where",
+]  # without sum, which would take the place of Python's own
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -83,6 +134,13 @@ class Primitive:
         self.static_names = frozenset(
             p.name for p in self.signature.parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY
         )
+        self.arguments = arguments(forward)
+        self.options = {
+            name: argument.convert
+            for name, argument in self.arguments.items()
+            if name in self.static_names and argument.convert is not None
+        }
+        self.places = [name for name in self.arguments if name not in self.static_names]
 
     def __repr__(self) -> str:
         return f"<primitive {self.__name__}>"
@@ -101,13 +159,10 @@ class Primitive:
         if static:
             if not self.static_names.issuperset(static):  # an array argument was passed by keyword
                 args, static = self._bind(args, static)
-            for name, option in static.items():
-                if type(option) is Traced:
-                    raise ValueError(
-                        f"{self.__name__}: there is no derivative by the option {name}; pass a plain value"
-                    )
+            static = {name: self._option(name, value) for name, value in static.items()}
         tape = None
         arrays, parents = [], []
+        usual = True
         for arg in args:
             if type(arg) is Traced:
                 if tape is None:
@@ -117,17 +172,44 @@ class Primitive:
                         f"{self.__name__}: the arguments come from two different traces; the engine is first order "
                         "only, so a function being differentiated cannot differentiate another one by its traced values"
                     )
-                arrays.append(arg.value)
                 parents.append(arg.index)
+                arg = arg.value
+                usual = usual and arg.dtype in USUAL
+                arrays.append(arg)
             else:
-                arrays.append(arg if type(arg) is float else self._as_array(arg, len(arrays)))
+                if type(arg) is not float:
+                    arg = self._as_array(arg, len(arrays))
+                    usual = usual and (type(arg) is not Array or arg.dtype in USUAL)
+                arrays.append(arg)
                 parents.append(-1)
+        half = False if usual else self._to_floats(arrays)
         if tape is None:
-            return self.forward(*arrays, **static)[0]
+            value = self.forward(*arrays, **static)[0]
+            return _rounded(value) if half else value
         if not tape.open:
             raise ValueError(f"{self.__name__}: an argument belongs to a trace that has already ended")
         value, saved = self.forward(*arrays, **static)
-        return tape.append(self, arrays, static, saved, parents, value)
+        return tape.append(self, arrays, static, saved, parents, _rounded(value) if half else value)
+
+    def _option(self, name, value):
+        if isinstance(value, OnTape):
+            raise ValueError(f"{self.__name__}: there is no derivative with respect to the option {name}")
+        convert = self.options.get(name)
+        if convert is None or (value is None and self.arguments[name].optional):
+            return value
+        return convert(f"{self.__name__}: {name}", value)
+
+    def _to_floats(self, arrays: list) -> bool:
+        """Bring integers and float16 to the dtype in which to compute, in place; is the answer to be float16?"""
+        reals = [i for i, a in enumerate(arrays) if isinstance(a, Array) and self._argument(i).kind == _REAL]
+        floats = [arrays[i].dtype for i in reals if arrays[i].dtype.kind in "fc"]
+        dtype = np.result_type(*floats) if floats else np.dtype(np.float64)
+        for i in reals:
+            arrays[i] = to_dtype(arrays[i], _computed(dtype))
+        return dtype == HALF
+
+    def _argument(self, i: int):
+        return self.arguments[self.places[min(i, len(self.places) - 1)]]
 
     def _bind(self, args, static):
         try:
@@ -139,14 +221,18 @@ class Primitive:
 
     def _as_array(self, arg, position):
         """Numbers stay Python numbers, so that they do not promote float32; anything else must be a numeric array."""
-        if arg is None or isinstance(arg, (int, float)):
+        if isinstance(arg, (int, float)) and not isinstance(arg, np.generic):
             return arg
-        array = arg if isinstance(arg, (Array, np.generic)) else np.asarray(arg)
-        if array.dtype.kind not in "biufc":
-            names = [name for name in self.signature.parameters if name not in self.static_names]
-            name = names[min(position, len(names) - 1)]
-            raise ValueError(f"{self.__name__}: argument {name} has dtype {array.dtype}, expected numbers")
-        return array
+        argument = self._argument(position)
+        if arg is None and argument.optional:
+            return arg
+        return numeric(f"{self.__name__}: argument {self.places[min(position, len(self.places) - 1)]}", arg)
+
+
+def _rounded(value):
+    """An answer that was computed in float32 for arguments in float16."""
+    with np.errstate(over="ignore"):  # beyond 65504 float16 knows infinity only
+        return np.asarray(value, HALF)[()] if np.result_type(value) == SINGLE else value
 
 
 def primitive(forward: Callable[..., tuple[Any, Any]]) -> Primitive:
@@ -158,15 +244,11 @@ def primitive(forward: Callable[..., tuple[Any, Any]]) -> Primitive:
     return Primitive(forward)
 
 
-NUMPY: dict[np.ufunc, Primitive] = {}
-"""NumPy's ufuncs that work on traced values, so that ``np.exp(x)`` in a reader's own loss does what it says."""
+class Traced(OnTape):
+    """An array on the tape. It has operators, indexing and the methods of an array, and NumPy's functions take it.
 
-
-_COMPARISONS = {np.less, np.less_equal, np.greater, np.greater_equal, np.equal, np.not_equal}
-
-
-class Traced:
-    """An array on the tape. It supports operators, indexing, ``sum``, ``mean``, ``reshape``, ``T`` and NumPy ufuncs."""
+    Which of NumPy's functions do is listed in :mod:`nnbook.numpy_api`; the others say what to use in their place.
+    """
 
     __slots__ = ("index", "tape", "value")
 
@@ -273,29 +355,47 @@ class Traced:
             axes = axes[0]
         return transpose(self, axes=axes or None)
 
+    def astype(self, dtype):
+        return astype(self, dtype=dtype)
+
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
-        if "out" in kwargs:
-            raise ValueError(f"numpy.{ufunc.__name__} would write into an array that is being traced; make a new array")
-        if ufunc in _COMPARISONS:
-            return ufunc(*map(_plain, inputs), **kwargs)
-        if method != "__call__" or kwargs or ufunc not in NUMPY:
-            how = f".{method}" if method != "__call__" else " with keywords" if kwargs else ""
-            raise ValueError(
-                f"numpy.{ufunc.__name__}{how} has no vector-Jacobian product here; known: "
-                + ", ".join(sorted(known.__name__ for known in NUMPY))
-            )
-        return NUMPY[ufunc](*inputs)
+        return _numpy_api().call_ufunc(ufunc, method, inputs, kwargs)
+
+    def __array_function__(self, function, types, args, kwargs):
+        return _numpy_api().call_function(function, args, kwargs)
+
+    def __getattr__(self, name):
+        return _numpy_api().method_of(self, name)
 
     def __setitem__(self, index, value):
         raise ValueError("a traced value cannot be written in place: the VJPs need it as it was; make a new array")
 
     def __array__(self, *args, **kwargs):
-        raise ValueError("a traced value is not an array: use its operators, or .value for the plain number")
+        raise ValueError(
+            "a traced value cannot become a plain array on the way to a loss, because its derivative would be lost: "
+            "use operators and NumPy's functions on it"
+        )
+
+    def __float__(self):
+        raise ValueError(
+            "a traced value cannot become a plain number on the way to a loss, because its derivative would be lost; "
+            "leave it as it is"
+        )
+
+    __int__ = __index__ = __float__
 
     def __bool__(self):
         raise ValueError(
-            "the truth value of a traced value is not differentiable; compare .value if you mean the number"
+            "a traced value has no truth value: the way that an if takes is not differentiated; np.where(condition, a, "
+            "b) chooses entry by entry"
         )
+
+
+def _numpy_api():
+    """NumPy's functions on traced values, loaded when the first one is called."""
+    from nnbook import numpy_api
+
+    return numpy_api
 
 
 def _plain(x):
@@ -362,7 +462,7 @@ def vjp(f: Callable, *args: Tree, **static) -> tuple[Any, Callable[[Any], tuple]
         if np.shape(dy) != np.shape(y):
             raise ValueError(f"the cotangent has shape {np.shape(dy)}, the output has shape {np.shape(y)}")
         tape.open = False
-        found = _sweep(tape, out.index, np.asarray(dy, np.result_type(y))) if type(out) is Traced else {}
+        found = _sweep(tape, out.index, np.asarray(dy, _computed(np.result_type(y)))) if type(out) is Traced else {}
         tape.nodes.clear()
         owners = {id(_owner(dy))}
         grads = iter([_own(found.get(i), leaf, owners) for i, leaf in enumerate(leaves)])
@@ -377,15 +477,25 @@ def _own(grad, leaf, owners: set[int]):
         return None
     if grad is None:
         return np.zeros_like(leaf)
+    if grad.dtype != leaf.dtype:  # float16, whose cotangents were added up in float32
+        return _rounded(grad)
     owner = _owner(grad)
-    if not isinstance(grad, Array) or not grad.flags.writeable or id(owner) in owners:
-        return np.array(grad)
+    if not isinstance(grad, Array) or not grad.flags.writeable or id(owner) in owners or not owner.flags.owndata:
+        return np.array(grad)  # without data of its own it may look into memory that PyTorch, say, also sees
     owners.add(id(owner))
     return grad
 
 
 def _owner(array):
-    return array if getattr(array, "base", None) is None else array.base
+    """The array at the end of a chain of views."""
+    while isinstance(getattr(array, "base", None), Array):
+        array = array.base
+    return array
+
+
+def _computed(dtype):
+    """The dtype of a value's cotangents: its own, and float32 for float16."""
+    return SINGLE if dtype == HALF else dtype
 
 
 def _sweep(tape: Tape, start: int, dy, *, free: bool = True) -> dict[int, Any]:
@@ -414,7 +524,7 @@ def _sweep(tape: Tape, start: int, dy, *, free: bool = True) -> dict[int, Any]:
             if dx.shape != arg.shape:
                 raise ValueError(f"{node.primitive.__name__}: VJP gave shape {dx.shape} for an argument of {arg.shape}")
             if dx.dtype != arg.dtype:
-                dx = _cast(dx, arg.dtype, node.primitive)
+                dx = _cast(dx, _computed(arg.dtype), node.primitive)
             adjoints[parent] = adjoints[parent] + dx if parent in adjoints else dx
     return adjoints
 
@@ -441,19 +551,52 @@ def value_and_grad(loss: Callable) -> Callable:
     arguments are constants.
 
     Raises:
-        ValueError: the loss is not a scalar (names its shape).
+        ValueError: the loss is not a scalar (names its shape); a parameter is an integer, which cannot follow a
+            gradient (names it); the loss does not depend on the parameters, or left the tape on the way.
     """
 
     @functools.wraps(loss)
     def valued(params, *args, **kwargs):
-        value, pull = vjp(lambda p: loss(p, *args, **kwargs), params)
+        _check_leaves(params)
+        on_tape = []
+
+        def traced_loss(p):
+            value = loss(p, *args, **kwargs)
+            on_tape.append(type(value) is Traced)
+            return value
+
+        value, pull = vjp(traced_loss, params)
         if np.shape(value) != ():
             raise ValueError(
                 f"the loss must be a scalar, not an array of shape {np.shape(value)}; take .mean() or .sum()"
             )
+        if not on_tape[0]:
+            raise ValueError(
+                "the loss does not depend on the parameters, so its gradient would be zero: either it never uses them, "
+                "or on the way they became plain numbers, by .value, a comparison or a count; build it from operators, "
+                "NumPy's functions and the functions of nnbook on the parameters themselves"
+            )
         return value, pull(1.0)[0]
 
     return valued
+
+
+def _check_leaves(params, path=""):
+    if isinstance(params, dict):
+        for key, branch in params.items():
+            _check_leaves(branch, f"{path}.{key}" if path else str(key))
+        return
+    name = f"the parameter {path!r}" if path else "the parameter"
+    if isinstance(params, (list, tuple)):
+        raise ValueError(
+            f"{name} is a {type(params).__name__}; give an array, or a dict of arrays such as "
+            "{str(i): array for i, array in enumerate(...)}"
+        )
+    if params is not None and type(params) is not Traced and np.asarray(params).dtype.kind in "iub":
+        dtype = np.asarray(params).dtype
+        raise ValueError(
+            f"{name} has dtype {dtype}, and only floats can follow a gradient: write 0.0 for 0, or .astype(float)"
+        )
 
 
 class Step(NamedTuple):
@@ -525,16 +668,19 @@ def tree_map(f: Callable, tree: Tree, *rest: Tree) -> Tree:
 def flatten(tree: Tree) -> dict[str, Any]:
     """``{"0": {"weight": W}}`` -> ``{"0.weight": W}``, the keys of a PyTorch ``state_dict``.
 
+    A branch without leaves, such as the parameters of a normalization that has none, has no key, as in PyTorch;
+    :func:`like` puts it back.
+
     Raises:
-        ValueError: a key is not a non-empty string, or contains a dot; a branch is empty, so that no key would name it.
+        ValueError: ``tree`` is no dict; a key is not a non-empty string, or contains a dot.
     """
+    if not isinstance(tree, dict):
+        raise ValueError(f"flatten: the tree must be a dict, not {type(tree).__name__}")
     flat: dict[str, Any] = {}
     for key, branch in tree.items():
         if not isinstance(key, str) or not key or "." in key:
             raise ValueError(f"the key {key!r} must be a non-empty string without dots")
         if isinstance(branch, dict):
-            if not branch:
-                raise ValueError(f"the branch {key!r} is empty: a flat dictionary cannot hold it")
             flat.update({f"{key}.{inner}": leaf for inner, leaf in flatten(branch).items()})
         else:
             flat[key] = branch
@@ -542,11 +688,14 @@ def flatten(tree: Tree) -> dict[str, Any]:
 
 
 def unflatten(flat: dict[str, Any]) -> Tree:
-    """The inverse of :func:`flatten`.
+    """The inverse of :func:`flatten`, but for branches without leaves.
 
     Raises:
-        ValueError: one key is a prefix of another, so that a leaf would also be a branch.
+        ValueError: ``flat`` is no dict with text as keys; one key is a prefix of another, so that a leaf would also be
+            a branch.
     """
+    if not isinstance(flat, dict) or not all(isinstance(key, str) for key in flat):
+        raise ValueError("unflatten: expected a dict whose keys are text")
     tree: dict[str, Any] = {}
     for key, leaf in flat.items():
         *path, last = key.split(".")
@@ -561,6 +710,41 @@ def unflatten(flat: dict[str, Any]) -> Tree:
     return tree
 
 
+def like(tree: Tree, flat: dict[str, Any]) -> Tree:
+    """The leaves of ``flat``, found by their dotted names, in the branches of ``tree`` and in its order.
+
+    Raises:
+        ValueError: a name of one is not in the other.
+    """
+    names = flatten(tree).keys()
+    if names != flat.keys():
+        raise ValueError(f"the names differ: {sorted(names ^ flat.keys())} stand on one side only")
+
+    def fill(branch, path):
+        return {
+            key: fill(inner, f"{path}{key}.") if isinstance(inner, dict) else flat[f"{path}{key}"]
+            for key, inner in branch.items()
+        }
+
+    return fill(tree, "")
+
+
+def by_number(branch: dict[str, Any]) -> list[str]:
+    """The keys ``"0"``, ``"1"``, ... ``"10"`` of a stack of layers in the order of their numbers.
+
+    A network takes its order from the names: the order of a dict is lost in files, which sort ``"10"`` before ``"2"``.
+
+    Raises:
+        ValueError: ``branch`` is no dict, or a key is no number.
+    """
+    if not isinstance(branch, dict):
+        raise ValueError(f"a stack of layers must be a dict, not {type(branch).__name__}")
+    for key in branch:
+        if not (isinstance(key, str) and key.isascii() and key.isdigit()):
+            raise ValueError(f"the layers of a stack are named by numbers, and one is called {key!r}")
+    return sorted(branch, key=int)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Elementary primitives
 # ---------------------------------------------------------------------------------------------------------------------
@@ -570,12 +754,26 @@ def unbroadcast(dy, shape: tuple[int, ...]):
     """Sum ``dy`` down to ``shape``: the VJP of broadcasting (:eq:`eq-unbroadcast`).
 
     What broadcasting repeated, its VJP adds: axes that were prepended or stretched from size 1 are summed.
+
+    Raises:
+        ValueError: ``shape`` does not broadcast to the shape of ``dy`` (names both).
     """
+    if type(dy) is not Array:
+        dy = as_float("unbroadcast: dy", dy)
     if dy.shape == shape:
         return dy
+    if not _broadcasts(shape, dy.shape):
+        raise ValueError(f"unbroadcast: shape {shape} does not broadcast to {dy.shape}")
     dy = dy.sum(tuple(range(dy.ndim - len(shape))))
     stretched = tuple(i for i, n in enumerate(shape) if n == 1 and dy.shape[i] != 1)
     return dy.sum(stretched, keepdims=True) if stretched else dy
+
+
+def _broadcasts(shape, to) -> bool:
+    try:
+        return np.broadcast_shapes(shape, to) == to
+    except (TypeError, ValueError):
+        return False
 
 
 def keep(dy, mask):
@@ -591,7 +789,10 @@ def keep(dy, mask):
     Returns:
         (...), the dtype of ``dy``.
     """
-    dy = np.asarray(dy)
+    if type(dy) is not Array:
+        dy = as_float("keep: dy", dy)
+    if np.result_type(mask).kind != "b":
+        raise ValueError(f"keep: the mask has dtype {np.result_type(mask)}, expected bool")
     if dy.dtype.kind != "f" or dy.itemsize > 8:  # no integers as wide as that
         return np.where(mask, dy, dy.dtype.type(0))
     return (dy.view(f"i{dy.itemsize}") * mask).view(dy.dtype)
@@ -755,6 +956,30 @@ def sqrt_vjp(dy, y, x):
 
 
 @primitive
+def astype(x: Given, *, dtype):
+    """The same numbers in another floating dtype (:eq:`eq-astype`).
+
+    Raises:
+        ValueError: ``dtype`` is not one of floats.
+
+    PyTorch: ``x.to(dtype)``.
+    """
+    try:
+        dtype = np.dtype(dtype)
+    except TypeError:
+        raise ValueError(f"astype: {dtype!r} is no dtype") from None
+    if dtype.kind not in "fc":
+        raise ValueError(f"astype: a derivative needs floats, and {dtype} holds none")
+    return np.asarray(x, dtype), None
+
+
+@astype.defvjp
+def astype_vjp(dy, saved, x, *, dtype):
+    """:eq:`eq-astype-vjp`."""
+    return (np.asarray(dy, _computed(np.result_type(x))),)
+
+
+@primitive
 def absolute(x):
     """``|x|`` (:eq:`eq-absolute`). At the kink ``x = 0`` the derivative is taken as 0, as PyTorch does."""
     return np.abs(x), None
@@ -802,7 +1027,7 @@ def _share(dz, wins, ties):
 
 
 @primitive
-def where(condition, x, y):
+def where(condition: Given, x, y):
     """``x`` where ``condition`` holds, else ``y``, with broadcasting (:eq:`eq-where`).
 
     Raises:
@@ -865,7 +1090,7 @@ def _keep_axes(dy, x, axis, keepdims):
 
 
 @primitive
-def reshape(x, *, shape):
+def reshape(x: Given, *, shape):
     """The same entries in another shape, in C order (:eq:`eq-reshape`); one size may be -1.
 
     Raises:
@@ -884,7 +1109,7 @@ def reshape_vjp(dy, saved, x, *, shape):
 
 
 @primitive
-def transpose(x, *, axes=None):
+def transpose(x: Given, *, axes=None):
     """Permute axes; reverse them if ``axes`` is None (:eq:`eq-transpose`).
 
     Raises:
@@ -903,7 +1128,7 @@ def transpose_vjp(dy, saved, x, *, axes=None):
 
 
 @primitive
-def getitem(x, *, index):
+def getitem(x: Given, *, index):
     """``x[index]``, any NumPy index (:eq:`eq-getitem`). An entry picked twice receives both cotangents.
 
     Raises:
@@ -918,7 +1143,7 @@ def getitem(x, *, index):
 @getitem.defvjp
 def getitem_vjp(dy, saved, x, *, index):
     """:eq:`eq-getitem-vjp`."""
-    dx = np.zeros_like(x)
+    dx = np.zeros(x.shape, dy.dtype)
     if all(map(_picks_once, index if isinstance(index, tuple) else (index,))):
         dx[index] = dy
     else:
@@ -932,15 +1157,15 @@ def _picks_once(part) -> bool:
 
 
 @primitive
-def concatenate(*xs, axis=0):
+def concatenate(*xs: Given, axis: int = 0):
     """Join arrays along ``axis`` (:eq:`eq-concatenate`).
 
     Raises:
-        ValueError: the other sizes differ (names all shapes).
+        ValueError: the arrays are fewer than one, numbers, or differ in another size (names all shapes).
     """
     try:
-        return np.concatenate(xs, operator.index(axis)), None
-    except (TypeError, ValueError):
+        return np.concatenate(xs, axis), None
+    except ValueError:
         raise ValueError(f"concatenate: shapes {[np.shape(x) for x in xs]} do not fit along axis {axis}") from None
 
 
@@ -948,25 +1173,6 @@ def concatenate(*xs, axis=0):
 def concatenate_vjp(dy, saved, *xs, axis=0):
     """:eq:`eq-concatenate-vjp`."""
     return tuple(np.split(dy, np.cumsum([x.shape[axis] for x in xs[:-1]]), axis))
-
-
-NUMPY.update(
-    {
-        np.add: add,
-        np.subtract: subtract,
-        np.multiply: multiply,
-        np.divide: divide,
-        np.negative: negative,
-        np.power: power,
-        np.matmul: matmul,
-        np.exp: exp,
-        np.log: log,
-        np.sqrt: sqrt,
-        np.absolute: absolute,
-        np.maximum: maximum,
-        np.minimum: minimum,
-    }
-)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

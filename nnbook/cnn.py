@@ -19,13 +19,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from nnbook._arrays import Array, Tree
 from nnbook.backprop import concatenate, flatten, keep, primitive, value_and_grad, vjp
 from nnbook.losses import cross_entropy
 from nnbook.neurons import _check_init, linear, linear_init, relu
 from nnbook.regularization import _as_float, batch_norm_init, batch_norm_layer
 
-Array = np.ndarray
-Tree = Any
 Pair = int | tuple[int, int]
 
 
@@ -417,7 +416,7 @@ def _add_bias(y, bias):
 
 
 @primitive
-def conv2d(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
+def conv2d(x, weight, bias=None, *, stride=1, padding: Pair | str = 0, dilation=1, groups=1):
     """Every window of the images times the same kernels (:eq:`eq-conv2d`). The kernels are not flipped.
 
     Args:
@@ -458,7 +457,7 @@ def conv2d_vjp(dy, axes, x, weight, bias=None, *, stride=1, padding=0, dilation=
 
 
 @primitive
-def conv1d(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
+def conv1d(x, weight, bias=None, *, stride=1, padding: Pair | str = 0, dilation=1, groups=1):
     """Every window of the sequences times the same kernels (:eq:`eq-conv1d`).
 
     Args:

@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from nnbook._arrays import Array, Given
 from nnbook.backprop import primitive
 from nnbook.neurons import _as_float, _times, sigmoid, softplus
-
-Array = np.ndarray
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # From many losses to one number
@@ -229,7 +227,7 @@ def binary_cross_entropy_with_logits_vjp(dy, saved, input, target, *, reduction=
 
 
 @primitive
-def cross_entropy(logits, labels, *, reduction="mean", label_smoothing=0.0):
+def cross_entropy(logits, labels: Given, *, reduction="mean", label_smoothing=0.0):
     """Surprise of the true class, in nats, from logits: softmax and its logarithm in one (:eq:`eq-cross_entropy`).
 
     Args:
@@ -331,7 +329,7 @@ def _smoothed(q, label_smoothing):
 
 
 @primitive
-def nll_loss(input, target, *, reduction="mean"):
+def nll_loss(input, target: Given, *, reduction="mean"):
     """Negative log-likelihood: minus the log-probability of the true class (:eq:`eq-nll_loss`).
 
     After :func:`nnbook.neurons.log_softmax` it gives what :func:`cross_entropy` gives from the logits in one step.
@@ -424,7 +422,7 @@ def _batch(input):
 
 
 @primitive
-def focal_loss(input, target, *, alpha=0.25, gamma=2.0, reduction="mean"):
+def focal_loss(input, target: Given, *, alpha: float | None = 0.25, gamma=2.0, reduction="mean"):
     """Binary cross-entropy times ``(1 - p_t) ** gamma``, which mutes what is easy (:eq:`eq-focal_loss`).
 
     Args:
@@ -482,7 +480,7 @@ def _one_of(name, labels, allowed):
 
 
 @primitive
-def hinge_loss(input, target, *, margin=1.0, reduction="mean"):
+def hinge_loss(input, target: Given, *, margin=1.0, reduction="mean"):
     """What is missing to the margin, ``max(0, margin - target * input)`` (:eq:`eq-hinge_loss`).
 
     Args:
@@ -515,7 +513,7 @@ def hinge_loss_vjp(dy, inside, input, target, *, margin=1.0, reduction="mean"):
 
 
 @primitive
-def multi_margin_loss(input, target, *, p=1, margin=1.0, reduction="mean"):
+def multi_margin_loss(input, target: Given, *, p=1, margin=1.0, reduction="mean"):
     """Hinge of every wrong class against the true one, summed and divided by C (:eq:`eq-multi_margin_loss`).
 
     Args:
@@ -565,7 +563,7 @@ COSINE_EPS = 1e-12
 
 
 @primitive
-def cosine_embedding_loss(input1, input2, target, *, margin=0.0, reduction="mean"):
+def cosine_embedding_loss(input1, input2, target: Given, *, margin=0.0, reduction="mean"):
     """Pull pairs to cosine 1, push others below ``margin`` (:eq:`eq-cosine_embedding_loss`).
 
     Args:

@@ -18,11 +18,9 @@ import math
 
 import numpy as np
 
-from nnbook.backprop import NUMPY, keep, primitive, unbroadcast
+from nnbook._arrays import Array
+from nnbook.backprop import keep, primitive, unbroadcast
 from nnbook.regularization import he_normal
-
-Array = np.ndarray
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The affine part
@@ -129,9 +127,6 @@ def tanh(x):
 def tanh_vjp(dy, y, x):
     """:eq:`eq-tanh-vjp`, from the output ``y``."""
     return (dy * (1 - y * y),)
-
-
-NUMPY[np.tanh] = tanh
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -369,7 +364,7 @@ def _modulus(x):
 
 
 @primitive
-def softmax(x, *, axis=-1):
+def softmax(x, *, axis: int = -1):
     """``exp(x)`` divided by its sum along ``axis``: logits to probabilities (:eq:`eq-softmax`).
 
     Args:
@@ -398,7 +393,7 @@ def softmax_vjp(dy, y, x, *, axis=-1):
 
 
 @primitive
-def log_softmax(x, *, axis=-1):
+def log_softmax(x, *, axis: int = -1):
     """The logarithm of :func:`softmax`, without the underflow (:eq:`eq-log_softmax`). In nats, at most 0.
 
     Arguments, empty arrays, errors and infinities are as for :func:`softmax`.

@@ -26,10 +26,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nnbook._arrays import Array, Tree
 from nnbook.backprop import tree_map, value_and_grad
 
-Array = np.ndarray
-Tree = Any
 State = dict[str, Any]
 Optimizer = tuple[Callable[..., State], Callable[..., tuple[Tree, State]]]
 

@@ -18,11 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from nnbook._arrays import Array, Given, Tree
 from nnbook.backprop import absolute, flatten, maximum, primitive, unflatten
-
-Array = np.ndarray
-Tree = Any
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Penalties: large weights cost something
@@ -172,7 +169,7 @@ def dropout_mask(rng: np.random.Generator, shape: int | tuple[int, ...], *, p: f
 
 
 @primitive
-def dropout(x, mask=None, *, p=0.5):
+def dropout(x, mask: Given | None = None, *, p=0.5):
     """What stays, divided by the probability of staying; the rest is 0 (:eq:`eq-dropout`). Its expectation is ``x``.
 
     Args:

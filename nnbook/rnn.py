@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from nnbook.backprop import Array, Traced, Tree, concatenate, primitive, tree_map, value_and_grad, vjp
+from nnbook._arrays import Array, Given, Real, Tree
+from nnbook.backprop import Traced, concatenate, primitive, tree_map, value_and_grad, vjp
 from nnbook.losses import cross_entropy
 from nnbook.neurons import linear, linear_init, relu, sigmoid, softplus, tanh
 from nnbook.regularization import dropout
@@ -34,7 +35,7 @@ Rng = np.random.Generator
 
 
 @primitive
-def embedding(tokens, weight, *, padding_idx=None):
+def embedding(tokens: Given, weight, *, padding_idx=None):
     """Row ``tokens[i]`` of ``weight`` for every token (:eq:`eq-embedding`).
 
     Args:
@@ -89,7 +90,18 @@ def _tokens(name, tokens, count):
 
 
 @primitive
-def rnn(x, h0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None, *, nonlinearity="tanh", reverse=False):
+def rnn(
+    x,
+    h0,
+    weight_ih,
+    weight_hh,
+    bias_ih=None,
+    bias_hh=None,
+    mask: Given | None = None,
+    *,
+    nonlinearity="tanh",
+    reverse=False,
+):
     """``h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)`` for all t, Elman's network (:eq:`eq-rnn`).
 
     T steps, N sequences, D inputs, H hidden units.
@@ -128,7 +140,18 @@ def rnn(x, h0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None, *, n
 
 @rnn.defvjp
 def rnn_vjp(
-    dy, hs, x, h0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None, *, nonlinearity="tanh", reverse=False
+    dy,
+    hs,
+    x,
+    h0,
+    weight_ih,
+    weight_hh,
+    bias_ih=None,
+    bias_hh=None,
+    mask=None,
+    *,
+    nonlinearity="tanh",
+    reverse=False,
 ):
     """:eq:`eq-rnn-vjp`: backpropagation through time."""
     dy, dh = _flipped(dy[:-1], reverse), dy[-1]
@@ -142,7 +165,18 @@ def rnn_vjp(
 
 
 @primitive
-def lstm(x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None, *, reverse=False):
+def lstm(
+    x,
+    h0: Real | None,
+    c0: Real | None,
+    weight_ih,
+    weight_hh,
+    bias_ih=None,
+    bias_hh=None,
+    mask: Given | None = None,
+    *,
+    reverse=False,
+):
     """Long short-term memory over all steps (:eq:`eq-lstm`).
 
     ``c_t = f c_{t-1} + i g`` and ``h_t = o tanh(c_t)``, where the gates ``i, f, o = sigmoid(...)`` and the candidate
@@ -212,7 +246,18 @@ def lstm_vjp(dy, saved, x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=N
 
 
 @primitive
-def gru(x, h0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None, *, reset_after=True, reverse=False):
+def gru(
+    x,
+    h0,
+    weight_ih,
+    weight_hh,
+    bias_ih=None,
+    bias_hh=None,
+    mask: Given | None = None,
+    *,
+    reset_after=True,
+    reverse=False,
+):
     """Gated recurrent unit over all steps (:eq:`eq-gru`).
 
     ``h_t = (1 - z) n + z h_{t-1}`` with the gates ``r, z = sigmoid(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)`` and the
@@ -271,7 +316,18 @@ def gru(x, h0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None, *, r
 
 @gru.defvjp
 def gru_vjp(
-    dy, saved, x, h0, weight_ih, weight_hh, bias_ih=None, bias_hh=None, mask=None, *, reset_after=True, reverse=False
+    dy,
+    saved,
+    x,
+    h0,
+    weight_ih,
+    weight_hh,
+    bias_ih=None,
+    bias_hh=None,
+    mask=None,
+    *,
+    reset_after=True,
+    reverse=False,
 ):
     """:eq:`eq-gru-vjp`: the reset gate stands between the two sides of the candidate."""
     z, inner, hs = saved

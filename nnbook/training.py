@@ -27,11 +27,10 @@ from typing import Any
 
 import numpy as np
 
+from nnbook._arrays import Array, Tree
 from nnbook.backprop import flatten, tree_map, unflatten, value_and_grad
 from nnbook.optimizers import adam, adam_init, sgd, sgd_init
 
-Array = np.ndarray
-Tree = Any
 History = dict[str, list[float]]
 
 

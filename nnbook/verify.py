@@ -122,7 +122,7 @@ def sample(reference: Reference, case: Case, dtype: str, seed: int = 0, clear_of
     places = tuple(i for i, a in enumerate(args) if _is_float(a) and i not in reference.constants)
     exact = tuple(_cast(a, "float64") for a in args)
     shape = run_torch(reference, exact, case.static, (), None)[0].shape
-    dy = np.asarray(rng.normal(size=shape), dtype)
+    dy = np.asarray(rng.normal(size=shape), case.static["dtype"] if reference.casts else dtype)
     theirs = run_torch(reference, exact, case.static, places, dy.astype("float64"))
     single = run_torch(reference, args, case.static, places, dy) if dtype != "float64" else theirs
     for array in (dy, *theirs, *args):

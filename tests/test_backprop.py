@@ -17,6 +17,7 @@ from nnbook.backprop import (
     Primitive,
     Traced,
     add,
+    by_number,
     complex_step_gradient,
     concatenate,
     directional_derivative,
@@ -26,6 +27,7 @@ from nnbook.backprop import (
     getitem,
     gradient_error,
     keep,
+    like,
     log,
     matmul,
     maximum,
@@ -137,9 +139,9 @@ def test_keyword_arguments_reach_the_function_as_they_are():
 
 def test_a_function_that_ignores_its_arguments_has_zero_gradients():
     for constant in (3.0, 3, True, np.float64(3), np.array(3.0)):
-        value, g = value_and_grad(lambda p, c=constant: c)(X)
+        value, pull = vjp(lambda p, c=constant: c, X)
         assert value == 3 or value is True
-        equal(g, np.zeros(3))
+        equal(pull(1.0)[0], np.zeros(3))
 
 
 def test_the_identity_returns_the_cotangent():
@@ -150,7 +152,8 @@ def test_the_identity_returns_the_cotangent():
 
 def test_no_arguments_at_all():
     assert vjp(lambda: 3.0)[1](1.0) == ()
-    assert value_and_grad(lambda p: 1.0)({}) == (1.0, {})
+    with pytest.raises(ValueError, match="does not depend on the parameters"):
+        value_and_grad(lambda p: 1.0)({})
 
 
 def test_fan_out_adds():
@@ -339,7 +342,7 @@ def test_in_place_writes_are_refused():
         (assign_value, "read-only"),
         (accumulate_into_an_array, "numpy.add would write into an array"),
         (out, "numpy.add would write into an array"),
-        (assign_into_an_array, "a traced value is not an array"),
+        (assign_into_an_array, "a traced value cannot become a plain array"),
     ):
         with pytest.raises(ValueError, match=message):
             vjp(f, X)
@@ -365,7 +368,7 @@ def test_the_input_itself_stays_writable():
 
 def test_a_traced_value_is_not_an_array_nor_a_truth_value():
     for f in (np.asarray, np.linalg.norm, lambda x: np.where(X > 1, x, 0), lambda x: np.concatenate([x, x])):
-        with pytest.raises(ValueError, match="a traced value is not an array"):
+        with pytest.raises(ValueError, match="a traced value cannot become a plain array"):
             vjp(f, X)
     for f in (lambda x: 1 if x.sum() > x[0] and x else 0, lambda x: max(x, 0), lambda x: not x):
         with pytest.raises(ValueError, match="truth value"):
@@ -445,8 +448,8 @@ def test_array_arguments_may_be_passed_by_keyword():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: add("a", X), "add: argument x has dtype <U1, expected numbers"),
-        (lambda: add(X, {}), "add: argument y has dtype object"),
+        (lambda: add("a", X), "add: argument x is a str, expected numbers"),
+        (lambda: add(X, {}), "add: argument y is a dict"),
         (lambda: concatenate(X, X, ["a"]), "concatenate: argument xs has dtype <U1"),
         (lambda: grad(lambda x: x + "a", X), "add: argument y"),
     ],
@@ -565,11 +568,13 @@ def test_comparisons_leave_the_tape_in_both_directions():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (np.square, r"numpy\.square has no vector-Jacobian product here; known: absolute, add,"),
-        (np.max, r"numpy\.maximum\.reduce has no"),
+        (np.floor, r"numpy\.floor has no vector-Jacobian product here; nearest: .*; known: absolute, add,"),
+        (np.median, r"numpy\.median has no vector-Jacobian product here; nearest: np\.mean; known: absolute, add,"),
         (lambda x: np.add.outer(x, x), r"numpy\.add\.outer has no"),
         (lambda x: np.add(x, 1, dtype=float), r"numpy\.add with keywords has no"),
-        (lambda x: np.sum(x, dtype=float), "neither out nor dtype"),
+        (lambda x: np.sum(x, dtype=int), "astype: a derivative needs floats"),
+        (lambda x: np.sum(x, out=np.zeros(())), "would write into an array"),
+        (lambda x: x.sum(dtype=float), "neither out nor dtype"),
         (lambda x: x.mean(out=np.zeros(())), "neither out nor dtype"),
     ],
 )
@@ -804,7 +809,7 @@ def test_concatenate_hands_every_array_its_own_part(shape, data):
 def test_concatenate_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match=r"\[\(3,\), \(\)\] do not fit along axis 0"):
         concatenate(X, 1.0)
-    with pytest.raises(ValueError, match="along axis None"):
+    with pytest.raises(ValueError, match="axis must be an integer, not None"):
         concatenate(X, X, axis=None)
 
 
@@ -866,7 +871,7 @@ def test_powers_of_negative_numbers():
 def test_integer_arrays_as_exponents_and_bases():
     equal(grad(lambda x: x ** np.array([0, 1, 2]), X)[1], [0, 1, 6])
     y, dx = grad(lambda x: x ** np.array([0, 1, 2]), X.astype(np.float32))
-    assert (y.dtype, dx.dtype) == (np.float64, np.float32)
+    assert (y.dtype, dx.dtype) == (np.float32, np.float32)  # integers take the dtype of the floats beside them
     close(grad(lambda p: np.array([2, 3, 4]) ** p, X)[1], np.array([2, 9, 64]) * np.log([2, 3, 4]))
 
 
@@ -1123,7 +1128,7 @@ def test_gradient_error_is_small_for_a_right_gradient_and_large_for_a_wrong_one(
 
     wrong.defvjp(lambda dy, saved, x: (-dy * np.exp(x),))
     assert gradient_error(lambda x: wrong(x).sum(), X) == pytest.approx(2)
-    assert gradient_error(lambda x: 1.0, X) == 0  # nothing depends on x, and both ways say so
+    assert gradient_error(lambda x: (x * 0).sum(), X) == 0
 
 
 def test_traced_is_what_a_function_being_differentiated_sees():
@@ -1167,7 +1172,7 @@ def test_a_primitive_that_hands_an_array_through_leaves_it_writeable():
 
 
 def test_a_traced_option_is_refused_by_name():
-    with pytest.raises(ValueError, match="no derivative by the option axis"):
+    with pytest.raises(ValueError, match="no derivative with respect to the option axis"):
         value_and_grad(lambda x: backprop.sum(x, axis=x))(np.ones(2))
 
 
@@ -1184,9 +1189,19 @@ def test_an_array_argument_may_follow_one_that_is_left_out():
     np.testing.assert_array_equal(dx, np.ones(2))
 
 
-def test_flatten_refuses_an_empty_branch():
-    with pytest.raises(ValueError, match="'b' is empty"):
-        flatten({"a": {"w": 1}, "b": {}})
+def test_a_branch_without_leaves_has_no_key_and_comes_back():
+    tree = {"b": {}, "a": {"w": 1, "c": {"d": {}}}}
+    assert flatten(tree) == {"a.w": 1}
+    assert like(tree, {"a.w": 2}) == {"b": {}, "a": {"w": 2, "c": {"d": {}}}}
+    with pytest.raises(ValueError, match=r"a\.w.*b\.w"):
+        like(tree, {"b.w": 2})
+
+
+def test_layers_come_in_the_order_of_their_numbers():
+    assert by_number({str(i): i for i in (10, 2, 1, 0)}) == ["0", "1", "2", "10"]
+    for wrong, message in ((["0"], "must be a dict, not list"), ({"0": 1, "a": 2}, "one is called 'a'")):
+        with pytest.raises(ValueError, match=message):
+            by_number(wrong)
 
 
 # What is kept and what is not

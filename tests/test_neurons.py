@@ -684,7 +684,7 @@ def test_what_cannot_start_a_network_is_named():
         linear_init(rng, 3, 2, dtype=int)
     with pytest.raises(ValueError, match=r"rng must be a numpy\.random\.Generator"):
         mlp_init(np.random, (3, 2))
-    with pytest.raises(ValueError, match=r"no axis 1\.0"):
+    with pytest.raises(ValueError, match=r"axis must be an integer, not 1\.0"):
         softmax(np.ones((2, 2)), axis=1.0)
     with pytest.raises(ValueError, match="contains nan"):
         perceptron([[np.nan]], [1])
