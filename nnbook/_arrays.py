@@ -36,6 +36,9 @@ Tree = Annotated[Any, "tree"]
 Number = Annotated[Any, "number"]
 """A number that may be infinite, but not nan."""
 
+Axes = int | tuple[int, ...] | None
+"""One axis, several, or all."""
+
 HALF, SINGLE = np.dtype(np.float16), np.dtype(np.float32)
 USUAL = frozenset(map(np.dtype, (np.float64, np.float32, np.longdouble, np.complex128, np.complex64, np.clongdouble)))
 """The dtypes that need no conversion."""

@@ -31,6 +31,7 @@ from nnbook._arrays import (
     SINGLE,
     USUAL,
     Array,
+    Axes,
     Given,
     OnTape,
     Tree,
@@ -1049,7 +1050,7 @@ def where_vjp(dz, saved, condition, x, y):
 
 
 @primitive
-def sum(x, *, axis=None, keepdims=False):
+def sum(x, *, axis: Axes = None, keepdims=False):
     """Sum over ``axis``, an int, a tuple or all axes (:eq:`eq-sum`)."""
     return np.sum(x, axis=axis, keepdims=keepdims), None
 
@@ -1061,7 +1062,7 @@ def sum_vjp(dy, saved, x, *, axis=None, keepdims=False):
 
 
 @primitive
-def mean(x, *, axis=None, keepdims=False):
+def mean(x, *, axis: Axes = None, keepdims=False):
     """Mean over ``axis``, an int, a tuple or all axes (:eq:`eq-mean`).
 
     Raises:

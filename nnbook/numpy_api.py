@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
-from nnbook._arrays import OnTape
+from nnbook._arrays import Axes, OnTape
 from nnbook.backprop import (
     Array,
     Traced,
@@ -172,7 +172,7 @@ def clip_vjp(dy, saved, x, low=None, high=None):
 
 
 @primitive
-def amax(x, *, axis=None, keepdims=False):
+def amax(x, *, axis: Axes = None, keepdims=False):
     """The largest entry over ``axis``, an int, a tuple or all axes (:eq:`eq-amax`).
 
     Entries that tie share the cotangent equally, as ``torch.amax`` does; ``torch.max`` along one axis gives it to one.
@@ -190,7 +190,7 @@ def amax_vjp(dy, best, x, *, axis=None, keepdims=False):
 
 
 @primitive
-def amin(x, *, axis=None, keepdims=False):
+def amin(x, *, axis: Axes = None, keepdims=False):
     """The smallest entry over ``axis`` (:eq:`eq-amin`); ties and errors as :func:`amax`. PyTorch: ``torch.amin``."""
     return _extreme("amin", np.min, x, axis, keepdims)
 
@@ -219,7 +219,7 @@ def _axes(axis, ndim):
 
 
 @primitive
-def prod(x, *, axis=None, keepdims=False):
+def prod(x, *, axis: Axes = None, keepdims=False):
     """The product over ``axis``, an int, a tuple or all axes (:eq:`eq-prod`). Of nothing it is 1.
 
     PyTorch: ``torch.prod``, which takes one axis or all.
@@ -261,7 +261,7 @@ def cumsum_vjp(dy, saved, x, *, axis=None):
 
 
 @primitive
-def norm(x, *, axis=None, keepdims=False):
+def norm(x, *, axis: Axes = None, keepdims=False):
     """The Euclidean length over ``axis``, an int, a tuple or all axes (:eq:`eq-norm`).
 
     The derivative at the zero vector, where there is none, is taken as 0, as PyTorch does. No overflow: the entries are
