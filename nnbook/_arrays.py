@@ -216,9 +216,8 @@ def _sequence(where, x, each: Converter | None, length: int | None = None):
     if length is not None and len(items) != length:
         raise ValueError(f"{where} must have {length} entries, not {len(items)}")
     if each is None:
-        return x
-    items = [each(f"{where}[{i}]", item) for i, item in enumerate(items)]
-    return items if isinstance(x, list) else tuple(items)
+        return tuple(items)
+    return tuple(each(f"{where}[{i}]", item) for i, item in enumerate(items))
 
 
 def _shown(x) -> str:
@@ -269,8 +268,9 @@ def converter(annotation) -> Converter | None:
     if origin is Annotated:
         return {"given": numeric, "number": _number}.get(parts[1])
     if origin in (typing.Union, types.UnionType):
-        branches = tuple(converter(part) for part in parts)
-        return None if None in branches else functools.partial(_either, branches=branches)
+        branches = [converter(part) for part in parts]
+        known = tuple(branch for branch in branches if branch is not None)
+        return functools.partial(_either, branches=known) if len(known) == len(branches) else None
     if origin is typing.Literal:
         return functools.partial(_one_of, allowed=parts)
     if origin is collections.abc.Callable or annotation is collections.abc.Callable:
@@ -279,7 +279,7 @@ def converter(annotation) -> Converter | None:
         return _dict
     if origin is tuple and parts and parts[-1] is not Ellipsis:
         return functools.partial(_sequence, each=converter(parts[0]), length=len(parts))
-    if origin in (tuple, list, collections.abc.Sequence):
+    if origin in (tuple, list, collections.abc.Sequence) or annotation in (tuple, collections.abc.Sequence):
         return functools.partial(_sequence, each=converter(parts[0]) if parts else None)
     return None
 
