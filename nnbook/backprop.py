@@ -50,6 +50,7 @@ __all__ = [
     "add",
     "astype",
     "by_number",
+    "check_parameters",
     "complex_step_gradient",
     "concatenate",
     "directional_derivative",
@@ -74,6 +75,7 @@ __all__ = [
     "record",
     "reshape",
     "sqrt",
+    "stop_gradient",
     "subtract",
     "transpose",
     "tree_map",
@@ -563,7 +565,7 @@ def value_and_grad(loss: Callable) -> Callable:
 
     @functools.wraps(loss)
     def valued(params, *args, **kwargs):
-        _check_leaves(params)
+        check_parameters(params)
         on_tape = []
 
         def traced_loss(p):
@@ -587,10 +589,25 @@ def value_and_grad(loss: Callable) -> Callable:
     return valued
 
 
-def _check_leaves(params, path=""):
+def stop_gradient(tree):
+    """The same numbers off the tape: what comes after depends on them as on constants.
+
+    Takes an array, a traced value, ``None``, or dicts, tuples and lists of them. PyTorch: ``detach``.
+    """
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(map(stop_gradient, tree))
+    return tree_map(_plain, tree)
+
+
+def check_parameters(params: Tree, path: str = "") -> None:
+    """Refuse what cannot follow a gradient.
+
+    Raises:
+        ValueError: a leaf is an integer, a list or no number; names it and says what to do.
+    """
     if isinstance(params, dict):
         for key, branch in params.items():
-            _check_leaves(branch, f"{path}.{key}" if path else str(key))
+            check_parameters(branch, f"{path}.{key}" if path else str(key))
         return
     name = f"the parameter {path!r}" if path else "the parameter"
     if isinstance(params, (list, tuple)):
@@ -598,8 +615,10 @@ def _check_leaves(params, path=""):
             f"{name} is a {type(params).__name__}; give an array, or a dict of arrays such as "
             "{str(i): array for i, array in enumerate(...)}"
         )
-    if params is not None and type(params) is not Traced and np.asarray(params).dtype.kind in "iub":
-        dtype = np.asarray(params).dtype
+    if params is None or type(params) is Traced:
+        return
+    dtype = numeric(name, params).dtype
+    if dtype.kind in "iub":
         raise ValueError(
             f"{name} has dtype {dtype}, and only floats can follow a gradient: write 0.0 for 0, or .astype(float)"
         )
@@ -666,6 +685,8 @@ def tree_map(f: Callable, tree: Tree, *rest: Tree) -> Tree:
     if not callable(f):
         raise ValueError(f"tree_map: the first argument must be a function, not {type(f).__name__}")
     if not isinstance(tree, dict):
+        if any(isinstance(other, dict) for other in rest):
+            raise ValueError(f"trees differ: a {type(tree).__name__} against a dict")
         return f(tree, *rest)
     for other in rest:
         if not isinstance(other, dict) or other.keys() != tree.keys():
