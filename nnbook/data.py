@@ -26,6 +26,7 @@ import zlib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -528,7 +529,7 @@ def python_topics() -> str:
 
 
 @checked
-def text_split(text: str | Array, *, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> list[str]:
+def text_split(text: str | Array, *, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> list[Any]:
     """Cut a text into contiguous parts, in this order: training, validation and test text, for example.
 
     Characters dealt out at random would put the neighbours of every test character into the training set.
