@@ -30,7 +30,8 @@ class Figure(go.FigureWidget):
     def __init__(self):
         super().__init__(layout=_LOOK)
         # Or the toolbar offers to upload the chart to the company that makes plotly, and links to it.
-        self._config = {**self._config, "showSendToCloud": False, "plotlyServerURL": "", "displaylogo": False}
+        quiet = {"showSendToCloud": False, "plotlyServerURL": "", "displaylogo": False}
+        self.set_trait("_config", quiet)
         self._is_made = True
 
     def get_state(self, key=None, drop_defaults=False):
