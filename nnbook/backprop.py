@@ -364,13 +364,13 @@ class Traced(OnTape):
         return astype(self, dtype=dtype)
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
-        return _numpy_api().call_ufunc(ufunc, method, inputs, kwargs)
+        return _numpy_api()._call_ufunc(ufunc, method, inputs, kwargs)
 
     def __array_function__(self, function, types, args, kwargs):
-        return _numpy_api().call_function(function, args, kwargs)
+        return _numpy_api()._call_function(function, args, kwargs)
 
     def __getattr__(self, name):
-        return _numpy_api().method_of(self, name)
+        return _numpy_api()._method_of(self, name)
 
     def __setitem__(self, index, value):
         raise ValueError("a traced value cannot be written in place: the VJPs need it as it was; make a new array")
