@@ -533,10 +533,24 @@ def test_gradients_through_time_go_as_the_experiments_say() -> None:
     assert near.sum() == UNITS == len(near) // 2
     least, most = (kept("LSTM", radius=radius, b=4.0, size=0.5)[0] for radius in (0.5, 1.5))
     assert 8 < most / least < 12
+    least, most = (kept("LSTM", radius=radius, b=4.0, size=0.0)[0] for radius in (0.5, 1.5))
+    assert 450 < most / least < 550
     assert 1e19 < (1.5 / 0.5) ** STEPS < 2e19
     fig = EXPLORABLES["gradient_flow"]
     assert "half of it is gone after 14 steps" in tried("gradient_flow")[2]["text"]
     assert fig(bias=4.0)["text"] == fig()["text"], "the tanh RNN has no gate"
+
+
+@pytest.mark.parametrize(("cell", "bias"), [("LSTM", 0.0), ("LSTM", 4.0), ("GRU", 0.0)])
+def test_near_zero_the_eigenvalues_of_a_step_are_those_of_the_text(cell, bias) -> None:
+    """eq. (gated-start) of chapter 7: sigma(b) + lambda / 4 in the LSTM, 1/2 + lambda / 4 in the GRU."""
+    from nnbook.explore.rnn import UNITS, _network, flow
+
+    jacobian = flow(cell, "Gaussian", 0.9, bias, 0.0)[2]
+    blocks = _network(cell, "Gaussian", 0.9, bias)["weight_hh_l0"].reshape(-1, UNITS, UNITS)
+    expected = 1 / (1 + np.exp(-bias)) + np.linalg.eigvals(blocks[2]) / 4  # g is the third gate of both
+    expected = np.concatenate([expected, np.zeros(len(jacobian) - UNITS)])
+    np.testing.assert_allclose(np.sort_complex(np.linalg.eigvals(jacobian)), np.sort_complex(expected), atol=1e-6)
 
 
 def test_the_rows_that_are_traced_back_are_products_of_jacobians() -> None:
