@@ -1540,8 +1540,9 @@ def gpt_flops(params: Tree, T: int) -> int:
     """Operations of the matrix products in one forward pass of :func:`gpt` over T tokens (:eq:`eq-gpt_flops`).
 
     Two for each weight of a matrix and each token, one multiplication and one addition, and ``4 T^2 E`` for the scores
-    and averages of each block, counted in full as if nothing were masked. Norms, softmax and activations are left out:
-    they grow only linearly with the width.
+    and averages of each block, counted in full as if nothing were masked, as PyTorch's counter does. (For T > 128 the
+    causal attention here computes less.) Norms, softmax and activations are left out: they grow only linearly with the
+    width.
 
     Args:
         params: see :func:`gpt_init`.

@@ -773,6 +773,20 @@ def test_rope_depends_on_distances_only(distance, start, d, seed):
     assert np.allclose(np.linalg.norm(rope(q, offset=start)), np.linalg.norm(q), rtol=1e-13)
 
 
+def test_rotary_scores_prefer_no_distance_of_their_own(rng):
+    """The spread of a random score is the same at every distance; the largest is where the query asks for it."""
+    q, k = rng.normal(size=(2, 4000, 16))
+    for distance in (0, 1, 10, 100):
+        score = (q * rope(k[:, None], offset=distance)[:, 0]).sum(1) / 4
+        assert abs(score.mean()) < 4 / math.sqrt(4000)
+        assert abs(score.var() - 1) < 0.15
+    key = rng.normal(size=(1, 16))
+    for asked_for in (0, 3, 40):
+        query = rope(key, offset=asked_for)
+        scores = [(query * rope(key, offset=distance)).sum() for distance in range(64)]
+        assert int(np.argmax(scores)) == asked_for
+
+
 def test_rope_row_by_row_is_rope_at_once(rng):
     x = rng.normal(size=(2, 3, 6, 4)).astype(np.float32)
     rows = [rope(x[..., t : t + 1, :], offset=t) for t in range(6)]
