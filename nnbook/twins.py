@@ -191,6 +191,63 @@ def seq2seq(
     return Seq2Seq()
 
 
+def seq2seq_attention(source_size: int, target_size: int, hidden_size: int, *, embedding_size: int | None = None):
+    """The twin of :func:`nnbook.attention.seq2seq_attention`: called on source (S, N), target (T, N) and a mask.
+
+    Returns logits (T, N, K) and weights (N, T, S); ``mask`` (S, N) is true for real tokens.
+    """
+    import torch
+
+    size = embedding_size or hidden_size
+
+    class Attention(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query = torch.nn.Linear(hidden_size, hidden_size, bias=False)
+            self.key = torch.nn.Linear(hidden_size, hidden_size, bias=False)
+            self.score = torch.nn.Linear(hidden_size, 1, bias=False)
+
+        def forward(self, h, memory, mask):
+            """The weights (N, S) of one state h (N, H)."""
+            scores = self.score(torch.tanh(self.query(h)[:, None] + self.key(memory)))[..., 0]
+            return torch.softmax(scores if mask is None else scores.masked_fill(~mask.T, -torch.inf), -1)
+
+    class Attentive(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = torch.nn.ModuleDict(
+                {"embedding": torch.nn.Embedding(source_size, size), "rnn": torch.nn.GRU(size, hidden_size)}
+            )
+            self.attention = Attention()
+            self.decoder = torch.nn.ModuleDict(
+                {
+                    "embedding": torch.nn.Embedding(target_size, size),
+                    "rnn": torch.nn.GRU(size + hidden_size, hidden_size),
+                    "linear": torch.nn.Linear(hidden_size, target_size),
+                }
+            )
+
+        def forward(self, source, target, mask=None):
+            x = self.encoder["embedding"](source)
+            if mask is None:
+                memory, state = self.encoder["rnn"](x)
+            else:
+                packed = torch.nn.utils.rnn.pack_padded_sequence(x, mask.sum(0), enforce_sorted=False)
+                packed, state = self.encoder["rnn"](packed)
+                memory, _ = torch.nn.utils.rnn.pad_packed_sequence(packed, total_length=len(source))
+            memory, logits, looks = memory.transpose(0, 1), [], []
+            for token in target:
+                weights = self.attention(state[0], memory, mask)
+                context = torch.einsum("ns,nsh->nh", weights, memory)
+                x = torch.cat([self.decoder["embedding"](token), context], 1)
+                h, state = self.decoder["rnn"](x[None], state)
+                logits.append(self.decoder["linear"](h[0]))
+                looks.append(weights)
+            return torch.stack(logits), torch.stack(looks, 1)
+
+    return Attentive()
+
+
 def recurrent_classifier(
     cell: str,
     input_size: int,
