@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnbook._arrays import Given, checked
 from nnbook.backprop import Primitive, Step, vjp
 
 if TYPE_CHECKING:
@@ -177,11 +178,12 @@ def _colour(label: str, position: int) -> str:
 _DASHES = {"validation": (0, (5, 1.5)), "test": (0, (2, 1)), "torch": (0, (5, 1.5)), "reference": (0, (1, 1.5))}
 
 
+@checked
 @_styled
 def training_curves(
     curves: Mapping[str, Any],
     *,
-    x=None,
+    x: Given | None = None,
     xlabel: str = "epoch",
     ylabel: str = "loss",
     log: bool = False,
@@ -242,12 +244,13 @@ def _seeds(label: str, values) -> np.ndarray:
     return table
 
 
+@checked
 @_styled
 def function_and_derivative(
     f: Callable,
     derivative: Callable | None = None,
     *,
-    x=None,
+    x: Given | None = None,
     kinks: Sequence[float] = (),
     name: str | None = None,
     ax: Axes | None = None,
@@ -289,6 +292,7 @@ def function_and_derivative(
     return ax
 
 
+@checked
 def broken(x, y, kinks: Sequence[float]):
     """Break a curve at its kinks: ``(x, y)`` with nan in ``y`` there, so that no steep line joins the two sides.
 
@@ -312,11 +316,12 @@ def broken(x, y, kinks: Sequence[float]):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 @_styled
 def decision_regions(
     predict: Callable,
     x,
-    y,
+    y: Given,
     *,
     resolution: int = 240,
     margin: float = 0.1,
@@ -391,8 +396,9 @@ def _class(palette: Sequence[str], i: int) -> str:
     return palette[i % len(palette)]
 
 
+@checked
 @_styled
-def confusion_matrix(matrix, names: Sequence[str] | None = None, *, ax: Axes | None = None) -> Axes:
+def confusion_matrix(matrix: Given, names: Sequence[str] | None = None, *, ax: Axes | None = None) -> Axes:
     """Draw counts of true class (row) against predicted class (column); empty cells stay empty.
 
     Args:
@@ -439,6 +445,7 @@ CELL_WRONG = ("#6A594C", "#9C4400")
 """Cells of a confusion matrix, smallest to largest count; white text has contrast 4.5 on them, brightened or not."""
 
 
+@checked
 def mix(start: str, end: str, share: float) -> tuple[float, float, float]:
     """The colour a part ``share`` of the way from ``start`` to ``end``, as red, green, blue in [0, 1]."""
     from matplotlib.colors import to_rgb
@@ -453,6 +460,7 @@ def mix(start: str, end: str, share: float) -> tuple[float, float, float]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 @_styled
 def image_grid(
     images,
@@ -527,6 +535,7 @@ def _signed(images):
     return np.concatenate([colours, np.ones_like(colours[..., :1])], axis=-1)
 
 
+@checked
 @_styled
 def layer_histograms(
     layers: Mapping[str, Any] | Sequence[Any],
@@ -607,6 +616,7 @@ SYMBOLS = {
 """How :func:`graph` writes the elementary primitives."""
 
 
+@checked
 @_styled
 def graph(steps: Sequence[Step], *, digits: int = 3, adjoints: bool = True, ax: Axes | None = None) -> Axes:
     """Draw what :func:`nnbook.backprop.record` returns: values above the nodes, adjoints below them.

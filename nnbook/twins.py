@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nnbook._arrays import checked
+
 # Chapter 6: convolutional networks
 
 
+@checked
 def small_cnn(*, channels: int = 32, hidden: int = 64, classes: int = 10) -> Any:
     """The twin of :func:`nnbook.cnn.small_cnn`, a ``torch.nn.Sequential``."""
     from torch import nn
@@ -23,6 +26,7 @@ def small_cnn(*, channels: int = 32, hidden: int = 64, classes: int = 10) -> Any
     )
 
 
+@checked
 def lenet5(*, classes: int = 10) -> Any:
     """The twin of :func:`nnbook.cnn.lenet5`, a ``torch.nn.Sequential``."""
     from torch import nn
@@ -51,6 +55,7 @@ def _sequential(**layers) -> Any:
     return nn.Sequential(OrderedDict(layers))
 
 
+@checked
 def inception(
     in_channels: int,
     *,
@@ -85,6 +90,7 @@ def inception(
     return Inception()
 
 
+@checked
 def resnet(*, widths: Sequence[int] = (16, 32, 64), blocks: int = 1, in_channels: int = 1, classes: int = 10) -> Any:
     """The twin of :func:`nnbook.cnn.resnet`; its ``state_dict`` also has the running statistics."""
     import torch
@@ -131,6 +137,7 @@ def resnet(*, widths: Sequence[int] = (16, 32, 64), blocks: int = 1, in_channels
 # Chapter 7: recurrent networks
 
 
+@checked
 def char_rnn(
     vocab_size: int, hidden_size: int, *, cell: str = "lstm", embedding_size: int | None = None, num_layers: int = 1
 ):
@@ -152,6 +159,7 @@ def char_rnn(
     return CharRNN()
 
 
+@checked
 def seq2seq(
     source_size: int,
     target_size: int,
@@ -191,6 +199,7 @@ def seq2seq(
     return Seq2Seq()
 
 
+@checked
 def seq2seq_attention(source_size: int, target_size: int, hidden_size: int, *, embedding_size: int | None = None):
     """The twin of :func:`nnbook.attention.seq2seq_attention`: called on source (S, N), target (T, N) and a mask.
 
@@ -248,6 +257,7 @@ def seq2seq_attention(source_size: int, target_size: int, hidden_size: int, *, e
     return Attentive()
 
 
+@checked
 def recurrent_classifier(
     cell: str,
     input_size: int,
@@ -280,6 +290,7 @@ def recurrent_classifier(
 # Chapter 8: attention
 
 
+@checked
 def gpt(*, vocab_size: int, context: int, n_layer: int, n_head: int, n_embd: int, tie_weights: bool = True) -> Any:
     """A ``torch.nn.Module`` that computes :func:`nnbook.attention.gpt`: tokens (B, T) to logits (B, T, V).
 
@@ -342,6 +353,7 @@ def gpt(*, vocab_size: int, context: int, n_layer: int, n_head: int, n_embd: int
     return GPT()
 
 
+@checked
 def translator(
     *,
     source_size: int,

@@ -30,6 +30,8 @@ MODULES = (
     "attention",
     "training",
     "data",
+    "plots",
+    "twins",
 )
 
 
