@@ -80,9 +80,7 @@ def measure(quick):
     means = {model: np.array([np.mean(row["models"][model]["test"]) for row in splits]) for model in MODELS}
     ahead = {model: spread(100 * (means["network"] - means[model])) for model in MODELS if model != "network"}
     for model, points in ahead.items():
-        print(
-            f"network minus {model}: {points['mean']:.2f} points (sd over splits {points['sd']:.2f})"
-        )
+        print(f"network minus {model}: {points['mean']:.2f} points (sd over splits {points['sd']:.2f})")
     bars = [Bar("chosen rates at an end of the grid", at_the_end, 0)]
     for model in ("linear", "random features"):
         points = ahead[model]
