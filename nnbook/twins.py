@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
-from nnbook._arrays import checked
+from nnbook._arrays import Size, checked
 
 # Chapter 6: convolutional networks
 
 
 @checked
-def small_cnn(*, channels: int = 32, hidden: int = 64, classes: int = 10) -> Any:
+def small_cnn(*, channels: Size = 32, hidden: Size = 64, classes: Size = 10) -> Any:
     """The twin of :func:`nnbook.cnn.small_cnn`, a ``torch.nn.Sequential``."""
     from torch import nn
 
@@ -27,7 +27,7 @@ def small_cnn(*, channels: int = 32, hidden: int = 64, classes: int = 10) -> Any
 
 
 @checked
-def lenet5(*, classes: int = 10) -> Any:
+def lenet5(*, classes: Size = 10) -> Any:
     """The twin of :func:`nnbook.cnn.lenet5`, a ``torch.nn.Sequential``."""
     from torch import nn
 
@@ -57,14 +57,14 @@ def _sequential(**layers) -> Any:
 
 @checked
 def inception(
-    in_channels: int,
+    in_channels: Size,
     *,
-    out1: int = 16,
-    reduce3: int = 16,
-    out3: int = 24,
-    reduce5: int = 4,
-    out5: int = 8,
-    out_pool: int = 8,
+    out1: Size = 16,
+    reduce3: Size = 16,
+    out3: Size = 24,
+    reduce5: Size = 4,
+    out5: Size = 8,
+    out_pool: Size = 8,
 ) -> Any:
     """The twin of :func:`nnbook.cnn.inception`."""
     import torch
@@ -91,8 +91,16 @@ def inception(
 
 
 @checked
-def resnet(*, widths: Sequence[int] = (16, 32, 64), blocks: int = 1, in_channels: int = 1, classes: int = 10) -> Any:
+def resnet(
+    *,
+    widths: Sequence[Size] = (16, 32, 64),
+    blocks: Size = 1,
+    in_channels: Size = 1,
+    classes: Size = 10,
+) -> Any:
     """The twin of :func:`nnbook.cnn.resnet`; its ``state_dict`` also has the running statistics."""
+    if not widths:
+        raise ValueError("resnet: widths must have one entry or more")
     import torch
     from torch import nn
 
@@ -139,7 +147,12 @@ def resnet(*, widths: Sequence[int] = (16, 32, 64), blocks: int = 1, in_channels
 
 @checked
 def char_rnn(
-    vocab_size: int, hidden_size: int, *, cell: str = "lstm", embedding_size: int | None = None, num_layers: int = 1
+    vocab_size: Size,
+    hidden_size: Size,
+    *,
+    cell: Literal["rnn", "gru", "lstm"] = "lstm",
+    embedding_size: Size | None = None,
+    num_layers: Size = 1,
 ):
     """The twin of :func:`nnbook.rnn.char_rnn`: called on tokens (T, N) and a state, returns logits and the state."""
     import torch
@@ -161,13 +174,13 @@ def char_rnn(
 
 @checked
 def seq2seq(
-    source_size: int,
-    target_size: int,
-    hidden_size: int,
+    source_size: Size,
+    target_size: Size,
+    hidden_size: Size,
     *,
-    cell: str = "gru",
-    embedding_size: int | None = None,
-    num_layers: int = 1,
+    cell: Literal["rnn", "gru", "lstm"] = "gru",
+    embedding_size: Size | None = None,
+    num_layers: Size = 1,
 ):
     """The twin of :func:`nnbook.rnn.seq2seq`: called on source (S, N) and target (T, N), returns logits."""
     import torch
@@ -200,7 +213,7 @@ def seq2seq(
 
 
 @checked
-def seq2seq_attention(source_size: int, target_size: int, hidden_size: int, *, embedding_size: int | None = None):
+def seq2seq_attention(source_size: Size, target_size: Size, hidden_size: Size, *, embedding_size: Size | None = None):
     """The twin of :func:`nnbook.attention.seq2seq_attention`: called on source (S, N), target (T, N) and a mask.
 
     Returns logits (T, N, K) and weights (N, T, S); ``mask`` (S, N) is true for real tokens.
@@ -259,12 +272,12 @@ def seq2seq_attention(source_size: int, target_size: int, hidden_size: int, *, e
 
 @checked
 def recurrent_classifier(
-    cell: str,
-    input_size: int,
-    hidden_size: int,
-    outputs: int,
+    cell: Literal["rnn", "gru", "lstm"],
+    input_size: Size,
+    hidden_size: Size,
+    outputs: Size,
     *,
-    num_layers: int = 1,
+    num_layers: Size = 1,
     bidirectional: bool = False,
 ):
     """The twin of :func:`nnbook.rnn.recurrent_classifier`: called on x (T, N, D), returns (N, outputs)."""
@@ -291,13 +304,15 @@ def recurrent_classifier(
 
 
 @checked
-def gpt(*, vocab_size: int, context: int, n_layer: int, n_head: int, n_embd: int, tie_weights: bool = True) -> Any:
+def gpt(*, vocab_size: Size, context: Size, n_layer: Size, n_head: Size, n_embd: Size, tie_weights: bool = True) -> Any:
     """A ``torch.nn.Module`` that computes :func:`nnbook.attention.gpt`: tokens (B, T) to logits (B, T, V).
 
     Built of ``torch.nn.Linear``, ``LayerNorm``, ``Embedding`` and
     ``torch.nn.functional.scaled_dot_product_attention``; the arguments are those of
     :func:`nnbook.attention.gpt_init`.
     """
+    if n_embd % n_head:
+        raise ValueError(f"gpt: n_embd {n_embd} cannot be divided among {n_head} heads")
     import torch
     from torch import nn
 
@@ -356,13 +371,13 @@ def gpt(*, vocab_size: int, context: int, n_layer: int, n_head: int, n_embd: int
 @checked
 def translator(
     *,
-    source_size: int,
-    target_size: int,
-    nhead: int,
-    d_model: int = 64,
-    num_encoder_layers: int = 1,
-    num_decoder_layers: int = 1,
-    dim_feedforward: int | None = None,
+    source_size: Size,
+    target_size: Size,
+    nhead: Size,
+    d_model: Size = 64,
+    num_encoder_layers: Size = 1,
+    num_decoder_layers: Size = 1,
+    dim_feedforward: Size | None = None,
     padding: int | None = None,
 ) -> Any:
     """A ``torch.nn.Module`` that computes :func:`nnbook.attention.translator`: source and target to logits.
@@ -370,6 +385,8 @@ def translator(
     Built of ``torch.nn.TransformerEncoder`` and ``TransformerDecoder``; the arguments are those of
     :func:`nnbook.attention.translator_init` and :func:`nnbook.attention.translator`.
     """
+    if d_model % nhead:
+        raise ValueError(f"translator: d_model {d_model} cannot be divided among {nhead} heads")
     import torch
     from torch import nn
 
