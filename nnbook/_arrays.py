@@ -19,6 +19,7 @@ import collections.abc
 import functools
 import inspect
 import operator
+import os
 import types
 import typing
 from collections.abc import Callable
@@ -33,6 +34,8 @@ Given = Annotated[Any, "given"]
 """An array whose entries keep their dtype: labels, tokens, masks."""
 Tree = Annotated[Any, "tree"]
 """A float array, or a dict (of dicts ...) with string keys whose leaves are arrays."""
+Parameters = Annotated[Any, "parameters"]
+"""The same, handed on as it is: nothing is computed with it here."""
 Number = Annotated[Any, "number"]
 """A number that may be infinite, but not nan."""
 
@@ -138,6 +141,13 @@ def _tree(where: str, tree):
     return tree if isinstance(tree, OnTape) or tree is None else numeric(where, tree)
 
 
+def _parameters(where: str, tree):
+    if tree is None or isinstance(tree, (str, bytes, list, tuple)):
+        raise ValueError(f"{where} must be a dict of arrays, not {_shown(tree)}")
+    _tree(where, tree)
+    return tree
+
+
 def _map_leaves(f, tree):
     return {key: _map_leaves(f, branch) for key, branch in tree.items()} if isinstance(tree, dict) else f(tree)
 
@@ -201,6 +211,18 @@ def _dtype(where, x):
     return x
 
 
+def _iterable(where, x):
+    if isinstance(x, collections.abc.Iterable) and not isinstance(x, str) and getattr(x, "ndim", 1) > 0:
+        return x
+    raise ValueError(f"{where} must be a sequence, not {_shown(x)}")
+
+
+def _path(where, x):
+    if isinstance(x, os.PathLike):
+        return x
+    raise ValueError(f"{where} must be a path, not {_shown(x)}")
+
+
 def _dict(where, x):
     if isinstance(x, dict):
         return x
@@ -216,9 +238,8 @@ def _sequence(where, x, each: Converter | None, length: int | None = None):
     if length is not None and len(items) != length:
         raise ValueError(f"{where} must have {length} entries, not {len(items)}")
     if each is None:
-        return x
-    items = [each(f"{where}[{i}]", item) for i, item in enumerate(items)]
-    return items if isinstance(x, list) else tuple(items)
+        return tuple(items)
+    return tuple(each(f"{where}[{i}]", item) for i, item in enumerate(items))
 
 
 def _shown(x) -> str:
@@ -257,6 +278,7 @@ _BY_TYPE: dict[Any, Converter] = {
     type(None): _nothing,
     np.random.Generator: _generator,
     dict: _dict,
+    os.PathLike: _path,
     Array: numeric,
 }
 
@@ -267,10 +289,11 @@ def converter(annotation) -> Converter | None:
         return _BY_TYPE[annotation]
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return {"given": numeric, "number": _number}.get(parts[1])
+        return {"given": numeric, "number": _number, "parameters": _parameters}.get(parts[1])
     if origin in (typing.Union, types.UnionType):
-        branches = tuple(converter(part) for part in parts)
-        return None if None in branches else functools.partial(_either, branches=branches)
+        branches = [converter(part) for part in parts]
+        known = tuple(branch for branch in branches if branch is not None)
+        return functools.partial(_either, branches=known) if len(known) == len(branches) else None
     if origin is typing.Literal:
         return functools.partial(_one_of, allowed=parts)
     if origin is collections.abc.Callable or annotation is collections.abc.Callable:
@@ -279,7 +302,9 @@ def converter(annotation) -> Converter | None:
         return _dict
     if origin is tuple and parts and parts[-1] is not Ellipsis:
         return functools.partial(_sequence, each=converter(parts[0]), length=len(parts))
-    if origin in (tuple, list, collections.abc.Sequence):
+    if origin is collections.abc.Iterable:
+        return _iterable
+    if origin in (tuple, list, collections.abc.Sequence) or annotation in (tuple, collections.abc.Sequence):
         return functools.partial(_sequence, each=converter(parts[0]) if parts else None)
     return None
 
@@ -392,7 +417,5 @@ def _first(function: str, name: str, argument: Argument | None, value):
     if argument.kind == REAL:
         return value if isinstance(value, OnTape) or type(value) in (int, float) else numeric(where, value)
     if argument.kind == TREE:
-        if value is None or isinstance(value, (str, bytes, list, tuple)):
-            raise ValueError(f"{where} must be a dict of arrays, not {_shown(value)}")
-        return _tree(where, value)
+        return _tree(where, _parameters(where, value))
     return value if argument.convert is None else argument.convert(where, value)

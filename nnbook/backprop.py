@@ -20,7 +20,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,6 +37,7 @@ from nnbook._arrays import (
     Tree,
     arguments,
     as_float,
+    checked,
     numeric,
     to_dtype,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "add",
     "astype",
     "by_number",
+    "check_parameters",
     "complex_step_gradient",
     "concatenate",
     "directional_derivative",
@@ -73,6 +75,7 @@ __all__ = [
     "record",
     "reshape",
     "sqrt",
+    "stop_gradient",
     "subtract",
     "transpose",
     "tree_map",
@@ -236,6 +239,7 @@ def _rounded(value):
         return np.asarray(value, HALF)[()] if np.result_type(value) == SINGLE else value
 
 
+@checked
 def primitive(forward: Callable[..., tuple[Any, Any]]) -> Primitive:
     """Turn ``forward(*arrays, **static) -> (value, saved)`` into a primitive; attach its VJP with ``@name.defvjp``.
 
@@ -434,6 +438,8 @@ def vjp(f: Callable, *args: Tree, **static) -> tuple[Any, Callable[[Any], tuple]
         ValueError: ``dy`` has another shape than ``y``; a second call of ``pull``; values of another trace; complex
             arguments, whose VJPs would need conjugates.
     """
+    if not callable(f):
+        raise ValueError(f"vjp: the first argument must be a function, not {type(f).__name__}")
     tape = Tape()
     leaves: list[Any] = []
 
@@ -545,6 +551,7 @@ def _cotangents(node: Node, dy) -> tuple:
     return cotangents
 
 
+@checked
 def value_and_grad(loss: Callable) -> Callable:
     """Return ``g(params, *args, **kwargs) -> (value, grads)``: a loss and its gradient (:eq:`eq-gradient`).
 
@@ -558,7 +565,7 @@ def value_and_grad(loss: Callable) -> Callable:
 
     @functools.wraps(loss)
     def valued(params, *args, **kwargs):
-        _check_leaves(params)
+        check_parameters(params)
         on_tape = []
 
         def traced_loss(p):
@@ -582,10 +589,25 @@ def value_and_grad(loss: Callable) -> Callable:
     return valued
 
 
-def _check_leaves(params, path=""):
+def stop_gradient(tree):
+    """The same numbers off the tape: what comes after depends on them as on constants.
+
+    Takes an array, a traced value, ``None``, or dicts, tuples and lists of them. PyTorch: ``detach``.
+    """
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(map(stop_gradient, tree))
+    return tree_map(_plain, tree)
+
+
+def check_parameters(params: Tree, path: str = "") -> None:
+    """Refuse what cannot follow a gradient.
+
+    Raises:
+        ValueError: a leaf is an integer, a list or no number; names it and says what to do.
+    """
     if isinstance(params, dict):
         for key, branch in params.items():
-            _check_leaves(branch, f"{path}.{key}" if path else str(key))
+            check_parameters(branch, f"{path}.{key}" if path else str(key))
         return
     name = f"the parameter {path!r}" if path else "the parameter"
     if isinstance(params, (list, tuple)):
@@ -593,8 +615,10 @@ def _check_leaves(params, path=""):
             f"{name} is a {type(params).__name__}; give an array, or a dict of arrays such as "
             "{str(i): array for i, array in enumerate(...)}"
         )
-    if params is not None and type(params) is not Traced and np.asarray(params).dtype.kind in "iub":
-        dtype = np.asarray(params).dtype
+    if params is None or type(params) is Traced:
+        return
+    dtype = numeric(name, params).dtype
+    if dtype.kind in "iub":
         raise ValueError(
             f"{name} has dtype {dtype}, and only floats can follow a gradient: write 0.0 for 0, or .astype(float)"
         )
@@ -609,6 +633,7 @@ class Step(NamedTuple):
     adjoint: Any
 
 
+@checked
 def record(f: Callable, *args, names: tuple[str, ...] | None = None) -> list[Step]:
     """Run ``f`` on arrays, then backwards from a scalar result; return every node with its value and adjoint.
 
@@ -655,9 +680,13 @@ def tree_map(f: Callable, tree: Tree, *rest: Tree) -> Tree:
     """Apply ``f`` leaf by leaf to trees of equal structure.
 
     Raises:
-        ValueError: the trees have different keys.
+        ValueError: the trees have different keys, or ``f`` is no function.
     """
+    if not callable(f):
+        raise ValueError(f"tree_map: the first argument must be a function, not {type(f).__name__}")
     if not isinstance(tree, dict):
+        if any(isinstance(other, dict) for other in rest):
+            raise ValueError(f"trees differ: a {type(tree).__name__} against a dict")
         return f(tree, *rest)
     for other in rest:
         if not isinstance(other, dict) or other.keys() != tree.keys():
@@ -718,6 +747,8 @@ def like(tree: Tree, flat: dict[str, Any]) -> Tree:
         ValueError: a name of one is not in the other.
     """
     names = flatten(tree).keys()
+    if not isinstance(flat, dict):
+        raise ValueError(f"like: the leaves must be a dict, not {type(flat).__name__}")
     if names != flat.keys():
         raise ValueError(f"the names differ: {sorted(names ^ flat.keys())} stand on one side only")
 
@@ -792,8 +823,9 @@ def keep(dy, mask):
     """
     if type(dy) is not Array:
         dy = as_float("keep: dy", dy)
-    if np.result_type(mask).kind != "b":
-        raise ValueError(f"keep: the mask has dtype {np.result_type(mask)}, expected bool")
+    mask = numeric("keep: mask", mask)
+    if mask.dtype.kind != "b":
+        raise ValueError(f"keep: the mask has dtype {mask.dtype}, expected bool")
     if dy.dtype.kind != "f" or dy.itemsize > 8:  # no integers as wide as that
         return np.where(mask, dy, dy.dtype.type(0))
     return (dy.view(f"i{dy.itemsize}") * mask).view(dy.dtype)
@@ -1091,7 +1123,7 @@ def _keep_axes(dy, x, axis, keepdims):
 
 
 @primitive
-def reshape(x: Given, *, shape):
+def reshape(x: Given, *, shape: int | tuple[int, ...]):
     """The same entries in another shape, in C order (:eq:`eq-reshape`); one size may be -1.
 
     Raises:
@@ -1110,7 +1142,7 @@ def reshape_vjp(dy, saved, x, *, shape):
 
 
 @primitive
-def transpose(x: Given, *, axes=None):
+def transpose(x: Given, *, axes: tuple[int, ...] | None = None):
     """Permute axes; reverse them if ``axes`` is None (:eq:`eq-transpose`).
 
     Raises:
@@ -1181,21 +1213,37 @@ def concatenate_vjp(dy, saved, *xs, axis=0):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def directional_derivative(f: Callable, args: tuple, tangents: tuple, *, h: float = 1e-5):
+@checked
+def directional_derivative(f: Callable, args: Sequence, tangents: Sequence, *, h: float = 1e-5):
     """``J v`` by central differences (:eq:`eq-central-difference`): the change of ``f`` along ``tangents``.
 
     Args:
         f: a function of float64 arrays.
-        args, tangents: arrays of pairwise equal shape; ``None`` as a tangent keeps that argument fixed.
+        args, tangents: arrays of pairwise equal shape, made float64; ``None`` as a tangent keeps that argument fixed.
         h: the step. The error is of order ``h**2`` from truncation and ``eps / h`` from rounding.
+
+    Raises:
+        ValueError: not one tangent for each argument, or the value of ``f`` is no array.
     """
+    if len(args) != len(tangents):
+        raise ValueError(f"directional_derivative: {len(args)} arguments and {len(tangents)} tangents")
+    name = "directional_derivative"
+
+    def in_double(where, x):  # a step of 1e-5 is lost in float16, and nearly so in float32
+        return numeric(where, x).astype(np.result_type(x, np.float64))
+
+    pairs = [
+        (a, v) if v is None else (in_double(f"{name}: args[{i}]", a), in_double(f"{name}: tangents[{i}]", v))
+        for i, (a, v) in enumerate(zip(args, tangents, strict=True))
+    ]
 
     def shifted(step):
-        return f(*(a if v is None else a + step * v for a, v in zip(args, tangents, strict=True)))
+        return numeric(f"{name}: the value of f", f(*(a if v is None else a + step * v for a, v in pairs)))
 
     return (shifted(h) - shifted(-h)) / (2 * h)
 
 
+@checked
 def numerical_gradient(loss: Callable[[Tree], Any], params: Tree, *, h: float = 1e-5) -> Tree:
     """Gradient of a scalar ``loss(params)`` by central differences, entry by entry (:eq:`eq-central-difference`).
 
@@ -1204,6 +1252,7 @@ def numerical_gradient(loss: Callable[[Tree], Any], params: Tree, *, h: float = 
     return _entrywise(loss, params, np.float64, lambda plus, minus: (plus() - minus()) / (2 * h), h)
 
 
+@checked
 def complex_step_gradient(loss: Callable[[Tree], Any], params: Tree, *, h: float = 1e-30) -> Tree:
     """Gradient of an analytic scalar loss by the complex step (:eq:`eq-complex-step`), exact to rounding.
 
@@ -1223,8 +1272,10 @@ def _entrywise(loss, params, dtype, quotient, step):
 
             def at(shift, leaf=leaf, i=i, centre=centre):
                 leaf[i] = centre + shift
-                value = np.array(loss(base))  # a copy: the loss may be the very entry that is put back below
+                value = numeric("the loss", loss(base)).copy()  # it may be the very entry that is put back below
                 leaf[i] = centre
+                if value.shape != ():
+                    raise ValueError(f"the loss must be a scalar, not an array of shape {value.shape}")
                 return value
 
             gradient[i] = quotient(lambda at=at: at(step), lambda at=at: at(-step))
@@ -1232,6 +1283,7 @@ def _entrywise(loss, params, dtype, quotient, step):
     return unflatten(gradients) if isinstance(base, dict) else gradients[""]
 
 
+@checked
 def gradient_error(loss: Callable[[Tree], Any], params: Tree, *, h: float = 1e-5) -> float:
     """Largest difference between backpropagation and central differences, relative to the largest entry.
 
@@ -1251,7 +1303,8 @@ def gradient_error(loss: Callable[[Tree], Any], params: Tree, *, h: float = 1e-5
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def mlp_loss_and_gradients(params: Tree, x, labels) -> tuple[Any, Tree]:
+@checked
+def mlp_loss_and_gradients(params: Tree, x, labels: Given) -> tuple[Any, Tree]:
     """Mean cross-entropy of a ReLU network and all its gradients, without the engine (:eq:`eq-mlp_loss_and_gradients`).
 
     Args:
@@ -1268,9 +1321,11 @@ def mlp_loss_and_gradients(params: Tree, x, labels) -> tuple[Any, Tree]:
 
     The derivative of ReLU at 0 is taken as 0, as PyTorch does. Source: :cite:`rumelhart1986`, :cite:`nielsen2015`.
     """
-    names = sorted(params, key=int)
+    names = by_number(params)
     if not names:
         raise ValueError("the network has no layer")
+    if np.ndim(x) != 2:
+        raise ValueError(f"x has shape {np.shape(x)}, expected (N, D)")
     inputs, a = [], np.asarray(x)
     for name in names:
         weight, bias = params[name]["weight"], params[name]["bias"]

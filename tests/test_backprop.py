@@ -367,7 +367,7 @@ def test_the_input_itself_stays_writable():
 
 
 def test_a_traced_value_is_not_an_array_nor_a_truth_value():
-    for f in (np.asarray, np.linalg.norm, lambda x: np.where(X > 1, x, 0), lambda x: np.concatenate([x, x])):
+    for f in (np.asarray, lambda x: np.array([x[0], 1.0]), np.array, np.ascontiguousarray):
         with pytest.raises(ValueError, match="a traced value cannot become a plain array"):
             vjp(f, X)
     for f in (lambda x: 1 if x.sum() > x[0] and x else 0, lambda x: max(x, 0), lambda x: not x):
@@ -1102,7 +1102,7 @@ def test_directional_derivative_is_the_jacobian_times_a_vector():
     a, v = numbers((2, 3), 0), numbers((2, 3), 1)
     close(directional_derivative(lambda a, b: a * b, (a, 3.0), (v, None)), 3 * v, rtol=1e-9)
     close(directional_derivative(lambda a, b: a * b, (a, a), (v, v)), 2 * a * v, rtol=1e-9)
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="1 arguments and 2 tangents"):
         directional_derivative(lambda a: a, (a,), (v, v))
 
 
