@@ -945,7 +945,7 @@ def test_looking_back_refuses(rng):
         saliency(model, x, np.array([0, 1, 2]))
     with pytest.raises(ValueError, match=r"0\.\.2, not 0\.\.3"):
         saliency(model, x, np.array([0, 3]))
-    with pytest.raises(ValueError, match="epsilon must be >= 0, not -1"):
+    with pytest.raises(ValueError, match="epsilon must be >= 0 and finite, not -1"):
         fgsm(model, x, np.array([0, 1]), epsilon=-1)
 
 

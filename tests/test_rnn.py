@@ -511,7 +511,7 @@ def test_initial_weights_are_uniform_and_carry_the_forget_bias(rng):
         (lambda r: encode("abc", ["a", "b"]), r"not in the vocabulary: \['c'\]"),
         (lambda r: decode([2], ["a", "b"]), "allowed is 0 to 1"),
         (lambda r: streams(np.arange(3), 4), "3 tokens do not fill 4 columns"),
-        (lambda r: sample(r, np.zeros(3), temperature=-1), "temperature must be >= 0, not -1"),
+        (lambda r: sample(r, np.zeros(3), temperature=-1), "temperature must be >= 0 and finite, not -1"),
         (lambda r: sample(r, np.zeros((2, 0))), r"no token in logits of shape \(2, 0\)"),
         (lambda r: generate(r, {}, [], 3), "need a prompt"),
         (lambda r: ngram_fit([0, 1], order=0, vocab_size=2), "order 0"),
