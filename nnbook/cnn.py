@@ -109,9 +109,8 @@ def _axes(name, sizes, kernel, stride, padding, dilation) -> list[_Axis]:
 
 def _integers(name, what, value, n, least) -> tuple[int, ...]:
     numbers = tuple(value) if isinstance(value, (tuple, list)) else (value,) * n
-    if len(numbers) != n or not all(
-        type(v) is not bool and isinstance(v, (int, np.integer)) and v >= least for v in numbers
-    ):
+    whole = all(isinstance(v, (int, np.integer)) and type(v) is not bool for v in numbers)
+    if len(numbers) != n or not whole or min(numbers) < least:
         how_many = "an integer" if n == 1 else f"an integer or {n} of them"
         raise ValueError(f"{name}: {what} must be {how_many}, at least {least}, not {value!r}")
     return tuple(int(v) for v in numbers)
@@ -1179,10 +1178,8 @@ def resnet(params: Branch, state: dict, x, *, training: bool) -> tuple[Any, Tree
         params["bn1"], state["bn1"], conv2d(x, **params["conv1"], padding=1), training=training
     )
     x = relu(x)
-    stages = by_number(
-        {name.removeprefix("layer"): stage for name, stage in params.items() if name.startswith("layer")}
-    )
-    for number, name in ((int(n), f"layer{n}") for n in stages):
+    stages = by_number({name.removeprefix("layer"): None for name in params if name.startswith("layer")})
+    for number, name in enumerate((f"layer{n}" for n in stages), 1):
         new[name] = {}
         for k in by_number(params[name]):
             x, new[name][k] = residual_block(

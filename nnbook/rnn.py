@@ -1245,7 +1245,10 @@ def generate(
     tokens = prompt if prompt.ndim == 2 else prompt[:, None]
     drawn = np.empty((length, tokens.shape[1]), np.int64)
     for k in range(length):
-        logits, state = model(params, tokens, state)
+        result = model(params, tokens, state)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise ValueError(f"generate: the model must return a pair (logits, state), not {_described(result)}")
+        logits, state = result
         drawn[k] = sample(rng, logits[-1], temperature=temperature)
         tokens = drawn[k : k + 1]
     return drawn if prompt.ndim == 2 else drawn[:, 0]

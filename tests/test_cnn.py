@@ -586,7 +586,7 @@ def test_conv2d_init_draws_as_torch_does(rng, groups):
         ((0, 3, 3), {}, "numbers of channels .* at least 1"),
         ((3, 3, 0), {}, "kernel_size .* at least 1, not 0"),
         ((3, 4, 3), {"groups": 2}, "groups=2 does not divide 3 and 4"),
-        ((3, 4, 3), {"dtype": int}, "float dtype"),
+        ((3, 4, 3), {"dtype": int}, "dtype of floats"),
     ],
 )
 def test_conv2d_init_refuses(rng, arguments, options, message):
