@@ -989,6 +989,8 @@ def separable_conv2d(params: Branch, x, *, stride: Pair = 1, padding: Pair | str
 
     PyTorch: two ``torch.nn.Conv2d``, the first with ``groups=C``. Source: :cite:`howard2017`.
     """
+    if len(x.shape) != 4:
+        raise ValueError(f"separable_conv2d: x must have shape (N, C, H, W), not {x.shape}")
     groups = x.shape[1]
     x = conv2d(x, **params["depthwise"], stride=stride, padding=padding, dilation=dilation, groups=groups)
     return conv2d(x, **params["pointwise"])
@@ -1138,6 +1140,8 @@ def resnet_init(
         ValueError: a number is below 1.
     """
     _integers("resnet_init", "blocks", blocks, 1, 1)
+    if not widths:
+        raise ValueError("resnet_init: widths must have an entry for each stage, at least one")
     bn, running = batch_norm_init(widths[0], dtype=dtype)
     params: Tree = {"conv1": conv2d_init(rng, in_channels, widths[0], 3, bias=False, dtype=dtype), "bn1": bn}
     state: Tree = {"bn1": running}
@@ -1211,6 +1215,8 @@ def saliency(model: Callable[[Any], Any], x, labels: Given) -> Array:
 
     PyTorch: ``torch.autograd.grad(logits[range(N), labels].sum(), x)``. Source: :cite:`simonyan2014`.
     """
+    if not np.ndim(x):
+        raise ValueError("saliency: x is a number, expected (N, ...)")
     logits, pull = vjp(model, x)
     if np.ndim(logits) != 2:
         raise ValueError(f"saliency: the model gives shape {np.shape(logits)}, expected logits (N, K)")
@@ -1246,6 +1252,8 @@ def fgsm(
     """
     if not 0 <= epsilon < math.inf:
         raise ValueError(f"fgsm: epsilon must be >= 0 and finite, not {epsilon}")
+    if not np.ndim(x):
+        raise ValueError("fgsm: x is a number, expected (N, ...)")
     if low > high:
         raise ValueError(f"fgsm: low must be at most high, not {low} and {high}")
     _, g = value_and_grad(lambda x: cross_entropy(model(x), labels))(x)

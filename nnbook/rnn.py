@@ -15,13 +15,14 @@ same shape (N, H); :func:`recurrent` takes them apart.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
-from nnbook._arrays import SINGLE, Array, Branch, Given, Parameters, Real, Tree, checked, numeric
+from nnbook._arrays import SINGLE, Array, Branch, Given, Parameters, Real, Tree, as_float, checked
 from nnbook.backprop import Traced, concatenate, primitive, tree_map, value_and_grad, vjp
 from nnbook.losses import cross_entropy
 from nnbook.neurons import linear, linear_init, relu, sigmoid, softplus, tanh
@@ -162,7 +163,7 @@ def rnn_vjp(
     x, mask = _in_order(x, mask, reverse)
     dz = np.empty(hs[1:].shape, hs.dtype)
     for t in reversed(range(len(x))):
-        d = dh + dy[t]
+        d = _step(mask, t, dh + dy[t], 0)
         d = d * (1 - hs[t + 1] ** 2) if nonlinearity == "tanh" else np.where(hs[t + 1] > 0, d, 0)
         dz[t] = _step(mask, t, d, 0)
         dh = _step(mask, t, dz[t] @ weight_hh, dh)
@@ -236,7 +237,7 @@ def lstm_vjp(dy, saved, x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=N
         i, f, g, o = z[:, t]
         di, df, dg, do = dz[:, t]
         tanh_c = np.tanh(cs[t + 1])
-        d = dh + dy[t]
+        d = _step(mask, t, dh + dy[t], 0)
         e = dc + d * o * (1 - tanh_c * tanh_c)
         di[:] = e * g * i * (1 - i)
         df[:] = e * cs[t] * f * (1 - f)
@@ -341,7 +342,7 @@ def gru_vjp(
     for t in reversed(range(len(x))):
         r, update, n = z[:, t]
         dr, dupdate, dn = dz[:, t]
-        d = dh + dy[t]
+        d = _step(mask, t, dh + dy[t], 0)
         dupdate[:] = d * (hs[t] - n) * update * (1 - update)
         dn[:] = d * (1 - update) * (1 - n * n)
         if reset_after:
@@ -776,13 +777,16 @@ def recurrent(
     return x.transpose(1, 0, 2) if batch_first else x, ended if cell == "lstm" else ended[0]
 
 
+_recurrent = inspect.unwrap(recurrent)  # for callers that have checked their arguments
+
+
 def _initial(name, cell, state, shape) -> tuple[Any, ...]:
     """The state before the first step, taken apart: one array, or hidden and cell state of an LSTM."""
     if cell == "lstm" and state is not None and (not isinstance(state, (tuple, list)) or len(state) != 2):
         raise ValueError(f"{name}: the state of an LSTM is a pair (h, c), not {_described(state)}")
     if cell != "lstm" or state is None:
         state = (state,) * (1 + (cell == "lstm"))
-    parts = tuple(s if s is None or type(s) is Traced else numeric(f"{name}: the state", s) for s in state)
+    parts = tuple(s if s is None or type(s) is Traced else as_float(f"{name}: the state", s) for s in state)
     if any(s is not None and s.shape != shape for s in parts):
         raise ValueError(f"{name}: states of shape {[_described(s) for s in parts]}, expected {shape}")
     return parts
@@ -837,7 +841,7 @@ def recurrent_classifier(params: Branch, x, mask: Given | None = None):
     Raises:
         ValueError: shapes that do not fit.
     """
-    _, state = recurrent(params["rnn"], x, None, mask)
+    _, state = _recurrent(params["rnn"], x, None, mask)
     h = state[0] if _cell_of(params["rnn"]) == "lstm" else state
     ends = 1 + ("weight_hh_l0_reverse" in params["rnn"])
     last = h[h.shape[0] - 1] if ends == 1 else concatenate(h[h.shape[0] - 2], h[h.shape[0] - 1], axis=1)
@@ -980,7 +984,8 @@ def gradients_through_time(params: Branch, x, dh, state: Any = None) -> tuple[Ar
     if np.ndim(x) != 3 or np.shape(dh) != (x.shape[1], params["weight_hh_l0"].shape[1]):
         raise ValueError(f"gradients_through_time: dh of shape {np.shape(dh)} does not fit x of shape {np.shape(x)}")
     zeros = np.zeros_like(dh)
-    start = tuple(zeros if s is None else s for s in _initial("gradients_through_time", cell, state, dh.shape))
+    initial = _initial("gradients_through_time", cell, state, dh.shape)
+    start = tuple(zeros if s is None else s.astype(dh.dtype) for s in initial)
 
     def step(x, *state):
         if cell == "lstm":
@@ -1175,8 +1180,11 @@ def char_rnn(
         ValueError: tokens out of range, shapes that do not fit.
     """
     x = embedding(tokens, params["embedding"]["weight"])
-    y, state = recurrent(params["rnn"], x, state, mask, dropout_masks=dropout_masks, p=p)
+    y, state = _recurrent(params["rnn"], x, state, mask, dropout_masks=dropout_masks, p=p)
     return linear(y, params["linear"]["weight"], params["linear"]["bias"]), state
+
+
+_char_rnn = inspect.unwrap(char_rnn)
 
 
 @checked
@@ -1215,7 +1223,7 @@ def sample(rng: Rng, logits, *, temperature: float = 1.0) -> Array:
 @checked
 def generate(
     rng: Rng,
-    params: Parameters,
+    params: Branch,
     prompt: Given,
     length: int,
     *,
@@ -1244,8 +1252,9 @@ def generate(
         raise ValueError(f"generate: need a prompt (P,) or (P, N) and a length >= 0, not {prompt.shape} and {length}")
     tokens = prompt if prompt.ndim == 2 else prompt[:, None]
     drawn = np.empty((length, tokens.shape[1]), np.int64)
+    step = _char_rnn if model is char_rnn else model  # the parameters are checked once, not for every token
     for k in range(length):
-        result = model(params, tokens, state)
+        result = step(params, tokens, state)
         if not isinstance(result, tuple) or len(result) != 2:
             raise ValueError(f"generate: the model must return a pair (logits, state), not {_described(result)}")
         logits, state = result
@@ -1320,7 +1329,7 @@ def seq2seq(params: Branch, source: Given, target: Given, source_mask: Given | N
 
 def _encoded(params, source, source_mask):
     x = embedding(source, params["encoder"]["embedding"]["weight"])
-    return recurrent(params["encoder"]["rnn"], x, None, source_mask)[1]
+    return _recurrent(params["encoder"]["rnn"], x, None, source_mask)[1]
 
 
 @checked

@@ -34,7 +34,7 @@ BAD = {
     "an array of text": np.array(["a", "b"]),
     "a 0-d array": np.array(0.5),
 }
-HOW_MUCH = re.compile("length|steps|size|layers|blocks|channels|hidden|classes|out|reduce|padding|outputs$")
+HOW_MUCH = re.compile("length|steps|size|layers|blocks|channels|hidden|classes|out|reduce|padding|stride|dilation")
 """Names of options that say how much to make; a million is a valid wish there, which takes minutes or all memory."""
 NOT_NUMBERS = {"nan": float("nan"), "minus infinity": float("-inf")}
 SLOW = re.compile("^(mnist|cache_directory)$")

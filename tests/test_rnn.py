@@ -1158,7 +1158,7 @@ def shuffled(tree, rng):
 
 def through_a_file(tree, path):
     """As safetensors gives it back: by its own order of the names."""
-    save_file({name: np.ascontiguousarray(leaf) for name, leaf in flatten(tree).items()}, path)
+    save_file({name: np.array(leaf) for name, leaf in flatten(tree).items()}, path)
     return unflatten(load_file(path))
 
 
@@ -1214,7 +1214,7 @@ def test_a_network_takes_its_order_from_the_names(name, tmp_path):
     right = arrays_of(run(params, np.random.default_rng(1)))
     others = [
         through_a_file(params, tmp_path / "file"),
-        *(shuffled(params, np.random.default_rng(s)) for s in range(3)),
+        *(shuffled(params, np.random.default_rng(s)) for s in range(6)),
     ]
     assert any(list(flatten(other)) != list(flatten(params)) for other in others)
     for other in others:
@@ -1222,7 +1222,7 @@ def test_a_network_takes_its_order_from_the_names(name, tmp_path):
             assert np.array_equal(a, b)
 
 
-# A mask leaves out -----------------------------------------------------------------------------------------------------
+# A mask leaves out --------------------------------------------------------------------------------------------------
 
 BAD_NUMBERS = [np.nan, np.inf, -np.inf, 1e300]
 
@@ -1351,13 +1351,14 @@ def test_logits_of_nan_in_the_padding_are_left_out(reduction, bad, rng):
     assert not dlogits[~mask].any()
 
 
-# Two ways, one result --------------------------------------------------------------------------------------------------
+# Two ways, one result -----------------------------------------------------------------------------------------------
 
 COEFFICIENTS = [0.0, 1.0, -1.0, 0.5, 2.0, -3.0, 1e-30, 1e-20, 1e20, 1e30, np.inf, -np.inf, np.nan]
 
 
 def bound_of(a, b):
-    """What rounding may do: the recurrence of the sizes."""
+    """What rounding may do: the recurrence of the sizes, in numbers that do not overflow."""
+    a, b = a.astype(np.longdouble), b.astype(np.longdouble)
     with np.errstate(all="ignore"):
         h = [np.abs(b[0])]
         for t in range(1, len(a)):
@@ -1385,13 +1386,15 @@ def test_the_scan_is_the_loop_over_the_whole_range(data, T, dtype):
         before = np.concatenate([np.zeros_like(forwards[:1]), forwards[:-1]])
         bounds = (forwards, backwards * before, backwards)
         scale = [np.maximum.accumulate(forwards), np.nanmax(backwards * before, initial=0), backwards[::-1].max()]
-    for scan, loop, bound, most in zip(found["scan"], found["loop"], bounds, scale, strict=True):
-        assert np.array_equal(np.isnan(scan), np.isnan(loop))
-        assert np.array_equal(np.isfinite(scan), np.isfinite(loop))
+    for scan, loop, bound, most, product in zip(*[found[m] for m in found], bounds, scale, (0, 1, 0), strict=True):
         good = np.isfinite(loop)
         with np.errstate(all="ignore"):
+            fits = bound < np.finfo(dtype).max / 2  # beyond, rounding alone may decide what overflows
             allowed = 8 * T * np.finfo(dtype).eps * (bound + np.finfo(dtype).tiny * np.maximum(1, most))
-            assert (np.abs(scan.astype(float) - loop.astype(float)) <= allowed)[good].all()
+            apart = np.abs(scan.astype(np.longdouble) - loop.astype(np.longdouble))
+        assert np.array_equal(np.isfinite(scan)[fits], good[fits])
+        assert product or np.isfinite(scan)[good].all()  # a product of two results may overflow by their rounding
+        assert not (apart > allowed)[good & np.isfinite(scan)].any()
 
 
 def test_two_hundred_doublings_by_hand():
@@ -1476,7 +1479,7 @@ def test_every_shape_is_checked_and_named(cell, function, options, rng):
     ],
 )
 def test_numbers_that_mean_nothing_are_refused(call, bad, rng):
-    with pytest.raises(ValueError, match="[a-z]{3}"):
+    with pytest.raises(ValueError, match=r"[a-z]{3}"):
         call(rng, bad)
 
 
