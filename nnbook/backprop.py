@@ -591,11 +591,14 @@ def value_and_grad(loss: Callable) -> Callable:
 def stop_gradient(tree):
     """The same numbers off the tape: what comes after depends on them as on constants.
 
-    Takes an array, a traced value, ``None``, or dicts, tuples and lists of them. PyTorch: ``detach``.
+    Takes an array, a traced value, ``None``, or dicts, tuples and lists of them, in any depth. PyTorch: ``detach``.
     """
+    if isinstance(tree, dict):
+        return {key: stop_gradient(branch) for key, branch in tree.items()}
     if isinstance(tree, (tuple, list)):
-        return type(tree)(map(stop_gradient, tree))
-    return tree_map(_plain, tree)
+        parts = map(stop_gradient, tree)
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    return tree.value if type(tree) is Traced else tree
 
 
 def check_parameters(params: Tree, path: str = "") -> None:

@@ -23,7 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from nnbook._arrays import SINGLE, Array, Branch, Given, Parameters, Real, Tree, as_float, checked
-from nnbook.backprop import Traced, concatenate, primitive, tree_map, value_and_grad, vjp
+from nnbook.backprop import Traced, concatenate, primitive, stop_gradient, tree_map, value_and_grad, vjp
 from nnbook.losses import cross_entropy
 from nnbook.neurons import linear, linear_init, relu, sigmoid, softplus, tanh
 from nnbook.regularization import dropout
@@ -866,19 +866,6 @@ def length_mask(lengths: Given, steps: int | None = None) -> Array:
 # ---------------------------------------------------------------------------------------------------------------------
 # Truncated backpropagation through time
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def stop_gradient(tree):
-    """The same numbers off the tape: what comes after depends on them as on constants.
-
-    Takes an array, a traced value, ``None``, or dicts, tuples and lists of them, in any depth. PyTorch: ``detach``.
-    """
-    if isinstance(tree, dict):
-        return {key: stop_gradient(branch) for key, branch in tree.items()}
-    if isinstance(tree, (tuple, list)):
-        parts = map(stop_gradient, tree)
-        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
-    return tree.value if type(tree) is Traced else tree
 
 
 @checked

@@ -58,7 +58,6 @@ CALLS = {
         rnn.recurrent_classifier_init(rng, "gru", 3, 2, 4, dtype=np.float64), rng.normal(size=(3, 2, 3)), MASK
     ),
     "length_mask": lambda rng: call(np.array([2, 3]), 4),
-    "stop_gradient": lambda rng: call({"h": rng.normal(size=3)}),
     "value_and_grad_with_state": lambda rng: call(lambda p: ((p * p).sum(), p)),
     "chunks": lambda rng: call(2, rng.normal(size=(5, 2)), rng.normal(size=(5, 2))),
     "truncated_bptt": lambda rng: call(
