@@ -62,7 +62,8 @@ class _Axis(NamedTuple):
 def conv_output_size(size: int, kernel_size: int, *, stride: int = 1, padding: int | str = 0, dilation: int = 1) -> int:
     """How often a window fits along one axis: ``(size + 2 padding - dilation (kernel_size - 1) - 1) // stride + 1``.
 
-    That is :eq:`eq-conv_output_size`.
+    That is :eq:`eq-conv_output_size`. Not every place need meet a window: of ``stride`` neighbours in the interior
+    ``min(kernel_size, stride // gcd(stride, dilation))`` do.
 
     Args:
         size: of the input along the axis.
@@ -794,7 +795,11 @@ def batch_norm2d(
 
 
 class Field(NamedTuple):
-    """What a unit sees of the input: unit ``i`` the pixels ``start + i jump ... start + i jump + size - 1``."""
+    """The span of what a unit sees: for unit ``i`` from pixel ``start + i jump`` to ``start + i jump + size - 1``.
+
+    The first and the last are seen. Those in between all are, unless a tap reaches farther than what it sees, which
+    takes a dilation or a stride larger than the kernel.
+    """
 
     size: int
     jump: int
@@ -803,7 +808,7 @@ class Field(NamedTuple):
 
 @checked
 def receptive_field(layers: Sequence[dict[str, int]]) -> list[Field]:
-    """What the units after each layer see of the input, along one axis (:eq:`eq-receptive_field`).
+    """The span of the input that the units after each layer see, along one axis (:eq:`eq-receptive_field`).
 
     Args:
         layers: for each convolution or pool ``{"kernel_size": ..., "stride": 1, "padding": 0, "dilation": 1}``, the
@@ -940,7 +945,10 @@ def lenet5_init(rng: np.random.Generator, *, classes: int = 10, dtype=np.float32
 
 @checked
 def lenet5(params: Branch, x):
-    """LeNet-5 as it is built today: ReLU for its scaled tanh, max-pooling for its trainable means, no sparse layer.
+    """LeNet-5 as it is built today: ReLU for its scaled tanh, max-pooling for its trainable means.
+
+    Each map of the second convolution looks at all six maps below; in the original, by a table, at three to six of
+    them. The output is a linear layer where the original measured distances to fixed codes.
 
     Args:
         params: from :func:`lenet5_init`.

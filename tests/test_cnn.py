@@ -697,6 +697,41 @@ def test_a_unit_depends_on_its_field_and_on_nothing_else(seed, layers):
 
 
 @pytest.mark.parametrize(
+    ("dilations", "size", "count"), [((2,), 5, 3), ((1, 2, 4, 8), 31, 31), ((2, 2, 2), 13, 7), ((1, 4), 11, 9)], ids=str
+)
+def test_a_field_is_a_span_and_may_have_gaps(dilations, size, count):
+    """No gap as long as no tap reaches farther than what one tap sees."""
+    stack = [{"kernel_size": 3, "dilation": d} for d in dilations]
+
+    def network(x):
+        for layer in stack:
+            x = conv1d(x, np.ones((1, 1, 3)), dilation=layer["dilation"])
+        return x
+
+    y, pull = vjp(network, np.zeros((1, 1, 60)))
+    dy = np.zeros(y.shape)
+    dy[0, 0, 10] = 1
+    seen = np.flatnonzero(pull(dy)[0][0, 0])
+    fields = receptive_field(stack)
+    assert (fields[-1].size, seen.max() - seen.min() + 1, len(seen)) == (size, size, count)
+    before = [1, *(field.size for field in fields[:-1])]
+    assert (size == count) == all(d <= field for d, field in zip(dilations, before, strict=True))
+
+
+@pytest.mark.parametrize("stride", range(1, 7))
+@pytest.mark.parametrize("dilation", range(1, 7))
+def test_how_many_places_a_convolution_sees(stride, dilation):
+    """Of `stride` neighbours in the interior, min(K, stride / gcd(stride, dilation))."""
+    for kernel in range(1, 6):
+        y, pull = vjp(
+            lambda x, k=kernel: conv1d(x, np.ones((1, 1, k)), stride=stride, dilation=dilation), np.zeros((1, 1, 90))
+        )
+        seen = pull(np.ones(y.shape))[0][0, 0] != 0
+        first = dilation * (kernel - 1) + stride
+        assert seen[first : first + stride].sum() == min(kernel, stride // math.gcd(stride, dilation))
+
+
+@pytest.mark.parametrize(
     ("layer", "message"),
     [
         ({"stride": 2}, "layer 1 must have kernel_size"),
