@@ -196,7 +196,7 @@ def _dtype(where, x):
         dtype = np.dtype(x)
     except TypeError:
         dtype = None
-    if x is None or dtype is None or dtype.kind not in "fc":
+    if x is None or dtype is None or dtype.kind != "f":
         raise ValueError(f"{where} must be a dtype of floats, not {_shown(x)}")
     return x
 
