@@ -286,12 +286,11 @@ def cross_entropy(
 
     Raises:
         ValueError: a label is out of range, the shapes do not fit, a number lies outside [0, 1], a weight is negative
-            or not finite, an empty batch has no mean, nor one in which no label counts (PyTorch's is nan there, which
-            would spoil a course of training without a word), or there is no such reduction.
+            or not finite, a batch in which no label counts has no mean, or there is no such reduction.
 
     A logit of -inf is a class ruled out; if it was the true one, the loss is infinite. Integer labels and weights have
-    no derivative. PyTorch: ``torch.nn.functional.cross_entropy``, whose gradient is nan where the logits of an ignored
-    label are. Source of label smoothing: :cite:`szegedy2016`.
+    no derivative. PyTorch: ``torch.nn.functional.cross_entropy``, which gives nan for a mean over nothing and, in the
+    gradient, for what is ignored if its logits are nan. Source of label smoothing: :cite:`szegedy2016`.
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing must lie in [0, 1], not {label_smoothing}")
@@ -541,12 +540,12 @@ def focal_loss(input, target: Given, *, alpha: float | None = 0.25, gamma=2.0, r
     if not gamma >= 0:
         raise ValueError(f"focal_loss: gamma must not be negative, but is {gamma}")
     s = np.where(np.equal(target, 1), input, -input)  # the logit of the true class
-    if alpha is not None:
-        alpha = np.where(np.equal(target, 1), alpha, 1 - alpha).astype(s.dtype)
-        s = np.where(alpha == 0, 0, s)  # a class without weight is left out, whatever its logits are
+    of_class = None if alpha is None else np.where(np.equal(target, 1), alpha, 1 - alpha).astype(s.dtype)
+    if alpha in (0, 1):
+        s = np.where(of_class == 0, 0, s)  # a class without weight is left out, whatever its logits are
     wrong = sigmoid(-s)
     surprise = softplus(-s)
-    weight = wrong**gamma if alpha is None else alpha * wrong**gamma
+    weight = _weighted(wrong**gamma, of_class)
     return _reduce("focal_loss", weight * surprise, reduction), (s, wrong, surprise, weight)
 
 
