@@ -197,6 +197,12 @@ class Primitive:
             return value
         return convert(f"{self.__name__}: {name}", value)
 
+    def as_floats(self, args) -> list:
+        """The arguments as ``forward`` gets them: integers and float16 in the place of real numbers are converted."""
+        arrays = list(args)
+        self._to_floats(arrays)
+        return arrays
+
     def _to_floats(self, arrays: list) -> bool:
         """Bring integers and float16 to the dtype in which to compute, in place; is the answer to be float16?"""
         for array in arrays:
@@ -224,9 +230,9 @@ class Primitive:
 
     def _as_array(self, arg, position):
         """Numbers stay Python numbers, so that they do not promote float32; anything else must be a numeric array."""
-        if isinstance(arg, (int, float)) and not isinstance(arg, np.generic):
-            return arg
         argument = self._argument(position)
+        if isinstance(arg, (int, float)) and not isinstance(arg, np.generic):
+            return float(arg) if isinstance(arg, bool) and argument.kind == _REAL else arg
         if arg is None and argument.optional:
             return arg
         return numeric(f"{self.__name__}: argument {self.places[min(position, len(self.places) - 1)]}", arg)

@@ -15,11 +15,14 @@ confusion matrix, and the calibration of probabilities.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
-from nnbook._arrays import Array, Given
-from nnbook.backprop import primitive
-from nnbook.neurons import _as_float, _times, sigmoid, softplus
+from nnbook._arrays import Array, Given, checked
+from nnbook.backprop import keep, primitive
+from nnbook.neurons import _times, sigmoid, softplus
+from nnbook.regularization import _broadcasts
 
 # ---------------------------------------------------------------------------------------------------------------------
 # From many losses to one number
@@ -28,13 +31,14 @@ from nnbook.neurons import _as_float, _times, sigmoid, softplus
 REDUCTIONS = ("mean", "sum", "none")
 
 
-def _reduce(name, losses, reduction, allowed=REDUCTIONS):
-    """Mean or sum of the losses, or all of them (:eq:`eq-reduction`)."""
+def _reduce(name, losses, reduction, allowed=REDUCTIONS, size=None):
+    """Mean or sum of the losses, or all of them (:eq:`eq-reduction`). A weighted mean divides by the sum of weights."""
     if reduction == "mean":
-        size = np.size(losses)
-        if size == 0:
+        if np.size(losses) == 0:
             raise ValueError(f"{name}: an empty batch has no mean (losses of shape {np.shape(losses)})")
-        return np.add.reduce(losses, axis=None) / size
+        if size is not None and not size > 0:
+            raise ValueError(f"{name}: every label is ignored or has weight 0, so there is nothing to take a mean of")
+        return np.add.reduce(losses, axis=None) / (np.size(losses) if size is None else size)
     if reduction == "sum":
         return np.add.reduce(losses, axis=None)
     if reduction == "none":
@@ -55,7 +59,7 @@ def _each(dy, size, reduction):
 def _residual(name, input, target):
     """``input - target``. Broadcasting is refused: (N, 1) against (N,) would quietly give an (N, N) loss."""
     _same_shape(name, "input", input, "target", target)
-    return _as_float(input) - _as_float(target, input)
+    return input - target
 
 
 def _same_shape(name, one, a, other, b):
@@ -135,7 +139,6 @@ def huber_loss(input, target, *, reduction="mean", delta=1.0):
     if not delta > 0:
         raise ValueError(f"huber_loss: delta must be positive, not {delta}")
     error = _residual("huber_loss", input, target)
-    delta = float(delta)
     size = np.abs(error)
     clipped = np.minimum(size, delta)  # one formula for both branches: c (|e| - c / 2)
     return _reduce("huber_loss", clipped * (size - clipped / 2), reduction), error
@@ -144,7 +147,6 @@ def huber_loss(input, target, *, reduction="mean", delta=1.0):
 @huber_loss.defvjp
 def huber_loss_vjp(dy, error, input, target, *, reduction="mean", delta=1.0):
     """:eq:`eq-huber_loss-vjp`: the error itself, clipped."""
-    delta = float(delta)
     dx = _each(dy, np.size(error), reduction) * np.clip(error, -delta, delta)
     return dx, lambda: -dx
 
@@ -173,7 +175,7 @@ def quantile_loss(input, target, *, quantile=0.5, reduction="mean"):
     if not 0 < quantile < 1:
         raise ValueError(f"quantile_loss: quantile must lie between 0 and 1, not {quantile}")
     error = _residual("quantile_loss", input, target)
-    slope = np.sign(error) / 2 + (0.5 - float(quantile))  # 1 - quantile above the target, -quantile below
+    slope = np.sign(error) / 2 + (0.5 - quantile)  # 1 - quantile above the target, -quantile below
     return _reduce("quantile_loss", slope * error, reduction), slope
 
 
@@ -190,102 +192,141 @@ def quantile_loss_vjp(dy, slope, input, target, *, quantile=0.5, reduction="mean
 
 
 @primitive
-def binary_cross_entropy_with_logits(input, target, *, reduction="mean"):
+def binary_cross_entropy_with_logits(input, target, weight=None, pos_weight=None, *, reduction="mean"):
     """Surprise of a yes or no, in nats, from the logit of yes (:eq:`eq-binary_cross_entropy_with_logits`).
 
     Args:
         input: (...), logits.
         target: (...), 0 or 1, or a probability of yes between them.
-        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        weight: what each loss is multiplied by, >= 0, of a shape that broadcasts to that of ``input``. ``None`` for 1.
+            What has weight 0 is left out, whatever its logit is.
+        pos_weight: what the surprise of a yes is multiplied by, >= 0, of such a shape too: (C,) for one number a
+            column. ``None`` for 1.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``. The mean divides by the number of entries, not by their weight.
 
     Returns:
         A scalar, or (...) for ``"none"``, in nats.
 
     Raises:
-        ValueError: the shapes differ, a target lies outside [0, 1], an empty batch has no mean, or there is no such
-            reduction.
+        ValueError: the shapes do not fit, a target lies outside [0, 1], a weight is negative or not finite, an empty
+            batch has no mean, or there is no such reduction.
 
-    For an infinite logit the value is the limit: 0 if it is right for certain, infinite otherwise. PyTorch:
-    ``torch.nn.functional.binary_cross_entropy_with_logits``, which gives nan there, takes targets of floats only and
-    does not check their range.
+    For an infinite logit the value is the limit: 0 if it is right for certain, infinite otherwise. The weights have no
+    derivative. PyTorch: ``torch.nn.functional.binary_cross_entropy_with_logits``, which gives nan there, takes targets
+    of floats only and does not check their range.
     """
     name = "binary_cross_entropy_with_logits"
     _same_shape(name, "input", input, "target", target)
     if np.size(target) and not (np.min(target) >= 0 and np.max(target) <= 1):
         raise ValueError(f"{name}: targets must lie in [0, 1], not in [{np.min(target)}, {np.max(target)}]")
-    x, t = _as_float(input), _as_float(target, input)
-    size = np.abs(x)
-    losses = _times(size, np.where(x > 0, 1 - t, t)) + np.log1p(np.exp(-size))
+    for what, numbers in (("weight", weight), ("pos_weight", pos_weight)):
+        fits = _broadcasts(np.shape(numbers), np.shape(input))
+        _check_weight(name, what, numbers, fits, f"what broadcasts to the input's {np.shape(input)}")
+    yes, no, both = _yes_and_no(target, weight, pos_weight)
+    size = np.abs(input)
+    losses = _times(size, np.where(input > 0, no, yes)) + _weighted(np.log1p(np.exp(-size)), both)
     return _reduce(name, losses, reduction), None
 
 
 @binary_cross_entropy_with_logits.defvjp
-def binary_cross_entropy_with_logits_vjp(dy, saved, input, target, *, reduction="mean"):
+def binary_cross_entropy_with_logits_vjp(dy, saved, input, target, weight=None, pos_weight=None, *, reduction="mean"):
     """:eq:`eq-binary_cross_entropy_with_logits-vjp`: the probability minus the truth."""
     dy = _each(dy, np.size(input), reduction)
-    return lambda: dy * (sigmoid(_as_float(input)) - _as_float(target, input)), lambda: -dy * input
+    yes, _, both = _yes_and_no(target, weight, pos_weight)
+
+    def dtarget():
+        rise = -input if pos_weight is None else _weighted(softplus(-input), pos_weight) - softplus(input)
+        return dy * _weighted(rise, weight)
+
+    return lambda: dy * (_weighted(sigmoid(input), both) - yes), dtarget, None, None
+
+
+def _yes_and_no(target, weight, pos_weight):
+    """What the surprise of a yes is multiplied by, that of a no, and the sum of both, ``None`` for 1."""
+    if weight is None and pos_weight is None:
+        return target, 1 - target, None
+    yes, no = _weighted(_weighted(target, pos_weight), weight), _weighted(1 - target, weight)
+    return yes, no, yes + no
+
+
+def _weighted(a, weight):
+    """``a * weight``, where a weight of 0 leaves out whatever stands there; ``None`` is a weight of 1."""
+    return a if weight is None else _times(a, weight)
+
+
+def _check_weight(name, what, weight, fits, expected):
+    if weight is None:
+        return
+    if not fits:
+        raise ValueError(f"{name}: {what} has shape {np.shape(weight)}, expected {expected}")
+    if not np.all((weight >= 0) & np.isfinite(weight)):
+        raise ValueError(f"{name}: {what} must be finite and >= 0, not {weight}")
 
 
 @primitive
-def cross_entropy(logits, labels: Given, *, reduction="mean", label_smoothing=0.0):
+def cross_entropy(
+    logits, labels: Given, weight=None, *, ignore_index: int = -100, reduction="mean", label_smoothing=0.0
+):
     """Surprise of the true class, in nats, from logits: softmax and its logarithm in one (:eq:`eq-cross_entropy`).
 
     Args:
-        logits: (N, C), or (C,) for a single row. N rows, C classes.
-        labels: (N,) integers from 0 to C - 1 (one integer for a single row), or probabilities of the shape of
-            ``logits``.
-        reduction: ``"mean"`` over rows, ``"sum"`` or ``"none"``.
+        logits: (N, C), or (C,) for a single row, or (N, C, d1, ...) for many labels an example. C classes.
+        labels: the shape of ``logits`` without C, integers from 0 to C - 1 or ``ignore_index``; or probabilities of the
+            shape of ``logits``.
+        weight: (C,), >= 0, what the surprise of each class is multiplied by. ``None`` for 1.
+        ignore_index: the label of what is left out, whatever its logits are; it need not be the number of a class.
+            Probabilities as labels leave nothing out.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``. With integer labels the mean divides by the weights of the
+            labels that count, with probabilities by the number of rows.
         label_smoothing: the share of the truth, 0 to 1, that is spread evenly over all classes
-            (:eq:`eq-label-smoothing`).
+            (:eq:`eq-label-smoothing`), before the weights.
 
     Returns:
-        A scalar, or one loss a row for ``"none"``, in nats.
+        A scalar, or one loss a label for ``"none"``, in nats; 0 for what is left out.
 
     Raises:
-        ValueError: a label is out of range, the shapes do not fit, a number lies outside [0, 1], an empty batch has no
-            mean, or there is no such reduction.
+        ValueError: a label is out of range, the shapes do not fit, a number lies outside [0, 1], a weight is negative
+            or not finite, a batch in which no label counts has no mean, or there is no such reduction.
 
-    A logit of -inf is a class ruled out; if it was the true one, the loss is infinite. Integer labels have no
-    derivative. PyTorch: ``torch.nn.functional.cross_entropy``, which skips labels of -100 and, for arrays with more
-    axes, has the classes on axis 1. Source of label smoothing: :cite:`szegedy2016`.
+    A logit of -inf is a class ruled out; if it was the true one, the loss is infinite. Integer labels and weights have
+    no derivative. PyTorch: ``torch.nn.functional.cross_entropy``, which gives nan for a mean over nothing and, in the
+    gradient, for what is ignored if its logits are nan. Source of label smoothing: :cite:`szegedy2016`.
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing must lie in [0, 1], not {label_smoothing}")
-    label_smoothing = float(label_smoothing)
-    z, y = _soft_rows(logits, labels) if _soft(logits, labels) else _hard_rows("cross_entropy", logits, labels)
-    if z.shape[1] == 0:
-        raise ValueError(f"cross_entropy: logits of shape {np.shape(logits)} have no class")
+    z, truth, share, size = _truth(logits, labels, weight, ignore_index, label_smoothing)
     z = z - np.maximum.reduce(z, axis=1, keepdims=True)
     e = np.exp(z)
     total = np.add.reduce(e, axis=1, keepdims=True)
-    if y.ndim == 2:
-        losses = -_times(z - np.log(total), _smoothed(y, label_smoothing)).sum(1)
+    if truth.ndim == 2:
+        losses = -_times(z - np.log(total), truth).sum(1)
     else:
-        hit = z[np.arange(len(y)), y]
-        if label_smoothing:
-            hit = (1 - label_smoothing) * hit + label_smoothing * z.mean(1)
-        losses = np.log(total[:, 0]) - hit
-    return _reduce("cross_entropy", losses.reshape(logits.shape[:-1]), reduction), (z, e, total)
+        losses = _weighted(np.log(total[:, 0]) - z[np.arange(len(truth)), truth], share)
+    losses = losses.reshape(_without_classes(logits.shape))
+    return _reduce("cross_entropy", losses, reduction, size=size), (z, e, total, truth, share, size)
 
 
 @cross_entropy.defvjp
-def cross_entropy_vjp(dy, saved, logits, labels, *, reduction="mean", label_smoothing=0.0):
+def cross_entropy_vjp(
+    dy, saved, logits, labels, weight=None, *, ignore_index=-100, reduction="mean", label_smoothing=0.0
+):
     """:eq:`eq-cross_entropy-vjp`: the probabilities minus the truth."""
-    label_smoothing = float(label_smoothing)
-    z, e, total = saved
-    rows, classes = e.shape
-    dy = np.reshape(_each(dy, rows, reduction), (-1, 1))
-    dz = e / total
+    z, e, total, truth, share, size = saved
+    rows = len(e)
+    dy = np.reshape(_each(dy, rows if size is None else size, reduction), (-1, 1))
+    p = e / total
+    if truth.ndim == 1:
+        p[np.arange(rows), truth] -= 1
+        p *= dy if share is None else dy * share[:, None]
+        return _from_rows(p, logits), None, None
+    mass = truth.sum(1, keepdims=True)
+    dz = dy * keep(p * mass - truth, mass > 0)
     if not _soft(logits, labels):
-        dz[np.arange(rows), labels] -= 1 - label_smoothing
-        if label_smoothing:
-            dz -= label_smoothing / classes
-        dz *= dy
-        return dz.reshape(logits.shape), None
-    q = _smoothed(_soft_rows(logits, labels)[1], label_smoothing)
+        return _from_rows(dz, logits), None, None
     return (
-        lambda: (dy * (dz * q.sum(1, keepdims=True) - q)).reshape(logits.shape),
-        lambda: (dy * (label_smoothing - 1) * (z - np.log(total))).reshape(labels.shape),
+        _from_rows(dz, logits),
+        lambda: _from_rows(dy * (label_smoothing - 1) * _weighted(z - np.log(total), weight), labels),
+        None,
     )
 
 
@@ -294,33 +335,81 @@ def _soft(logits, labels):
     return np.shape(labels) == np.shape(logits) != () and labels.dtype.kind == "f"
 
 
-def _soft_rows(logits, labels):
-    if np.ndim(logits) > 2:
-        raise ValueError(f"cross_entropy: logits must have shape (N, C) or (C,), not {np.shape(logits)}")
+def _truth(logits, labels, weight, ignore_index, label_smoothing):
+    """The logits as rows; the class of each row, or how much each class counts; a weight a row; their sum."""
+    if _soft(logits, labels):
+        z, q = _soft_rows(logits, labels, weight, ignore_index)
+        return z, _weighted(_smoothed(q, label_smoothing), weight), None, None
+    z, y, share = _class_rows("cross_entropy", logits, labels, weight, ignore_index)
+    size = None if share is None else np.add.reduce(share)
+    if not label_smoothing:
+        return _left_out(z, share), y, share, size
+    q = np.zeros_like(z)
+    q[np.arange(len(y)), y] = 1
+    q = _weighted(_smoothed(q, label_smoothing), weight)
+    q[np.ravel(labels) == ignore_index] = 0
+    return _left_out(z, q.sum(1)), q, None, size
+
+
+def _soft_rows(logits, labels, weight, ignore_index):
+    if ignore_index >= 0:
+        raise ValueError(f"cross_entropy: probabilities as labels leave nothing out, so no ignore_index={ignore_index}")
     if labels.size and not (labels.min() >= 0 and labels.max() <= 1):
         raise ValueError(
             f"cross_entropy: probabilities as labels must lie in [0, 1], not in [{labels.min()}, {labels.max()}]"
         )
-    rows = logits.shape if logits.ndim == 2 else (1, logits.size)
-    return _as_float(logits, labels).reshape(rows), labels.reshape(rows)
+    z = _rows("cross_entropy", logits)
+    _check_weight("cross_entropy", "weight", weight, np.shape(weight) == z.shape[1:], f"({z.shape[1]},)")
+    return z, _rows("cross_entropy", labels)
 
 
-def _hard_rows(name, scores, labels):
-    """Scores as (N, C) and class numbers as (N,), checked."""
-    scores, labels = _as_float(np.asarray(scores)), np.asarray(labels)
-    if scores.ndim not in (1, 2) or labels.shape != scores.shape[:-1] or labels.dtype.kind not in "iu":
+def _class_rows(name, scores, labels, weight=None, ignore_index=None):
+    """Scores as rows, their classes (0 for what is ignored), and the weight of each row, ``None`` for equal ones."""
+    labels, shape = np.asarray(labels), np.shape(scores)
+    if not shape or labels.shape != _without_classes(shape) or labels.dtype.kind not in "iu":
         raise ValueError(
-            f"{name}: labels of shape {labels.shape} and dtype {labels.dtype} do not fit scores of shape "
-            f"{scores.shape}: scores must be (N, C) or (C,), labels integers of the same shape without C"
+            f"{name}: labels of shape {labels.shape} and dtype {labels.dtype} do not fit scores of shape {shape}: "
+            "scores must be (N, C), (C,) or (N, C, d1, ...), labels integers of the same shape without C"
         )
-    classes = scores.shape[-1]
-    if labels.size and not (
-        np.minimum.reduce(labels, axis=None) >= 0 and np.maximum.reduce(labels, axis=None) < classes
-    ):
+    x, y = _rows(name, scores), labels.reshape(-1)
+    classes = x.shape[1]
+    ignored = np.equal(y, ignore_index)
+    some = np.logical_or.reduce(ignored)
+    y = np.where(ignored, 0, y) if some else y
+    if y.size and not (np.minimum.reduce(y) >= 0 and np.maximum.reduce(y) < classes):
         raise ValueError(
-            f"{name}: labels must lie in 0..{classes - 1} for {classes} classes, not in {labels.min()}..{labels.max()}"
+            f"{name}: labels must lie in 0..{classes - 1} for {classes} classes, not in {y.min()}..{y.max()}"
         )
-    return (scores, labels) if scores.ndim == 2 else (scores.reshape(1, -1), labels.reshape(1))
+    _check_weight(name, "weight", weight, np.shape(weight) == (classes,), f"({classes},)")
+    if weight is None and not some:
+        return x, y, None
+    share = (np.ones(classes, x.real.dtype) if weight is None else weight)[y]
+    share[ignored] = 0
+    return x, y, share
+
+
+def _rows(name, x):
+    """(N, C, d1, ...) as (N d1 ..., C), one row for each label."""
+    x = x if x.ndim > 1 else x[None]
+    if x.shape[1] == 0:
+        raise ValueError(f"{name}: scores of shape {x.shape} have no class")
+    return x if x.ndim == 2 else np.moveaxis(x, 1, -1).reshape(-1, x.shape[1])
+
+
+def _from_rows(rows, like):
+    """The inverse of :func:`_rows`, for rows of the array ``like``."""
+    if like.ndim < 3:
+        return rows.reshape(like.shape)
+    return np.moveaxis(rows.reshape(like.shape[0], *like.shape[2:], like.shape[1]), -1, 1)
+
+
+def _without_classes(shape):
+    return shape[:-1] if len(shape) < 3 else (shape[0], *shape[2:])
+
+
+def _left_out(x, share):
+    """Zeros for the rows of weight 0: whatever stands there, nan included, reaches neither value nor derivative."""
+    return x if share is None else np.where((share == 0)[:, None], 0, x)
 
 
 def _smoothed(q, label_smoothing):
@@ -329,38 +418,42 @@ def _smoothed(q, label_smoothing):
 
 
 @primitive
-def nll_loss(input, target: Given, *, reduction="mean"):
+def nll_loss(input, target: Given, weight=None, *, ignore_index: int = -100, reduction="mean"):
     """Negative log-likelihood: minus the log-probability of the true class (:eq:`eq-nll_loss`).
 
     After :func:`nnbook.neurons.log_softmax` it gives what :func:`cross_entropy` gives from the logits in one step.
 
     Args:
-        input: (N, C) or (C,), log-probabilities.
-        target: (N,) integers from 0 to C - 1, or one integer.
-        reduction: ``"mean"`` over rows, ``"sum"`` or ``"none"``.
+        input: (N, C), (C,) or (N, C, d1, ...), log-probabilities.
+        target: the shape of ``input`` without C, integers from 0 to C - 1 or ``ignore_index``.
+        weight: (C,), >= 0, a weight for each class, or ``None`` for 1.
+        ignore_index: the label of what is left out.
+        reduction: ``"mean"``, which divides by the weights of the labels that count, ``"sum"`` or ``"none"``.
 
     Returns:
-        A scalar, or one loss a row for ``"none"``, in nats.
+        A scalar, or one loss a label for ``"none"``, in nats; 0 for what is left out.
 
     Raises:
-        ValueError: a label is out of range, the shapes do not fit, an empty batch has no mean, or there is no such
-            reduction.
+        ValueError: as for :func:`cross_entropy`.
 
-    It does not check that the input are log-probabilities: fed with probabilities, it is negative. PyTorch:
-    ``torch.nn.functional.nll_loss``, which skips labels of -100.
+    It does not check that the input are log-probabilities: fed with probabilities, it is negative. The weights have no
+    derivative. PyTorch: ``torch.nn.functional.nll_loss``.
     """
-    log_p, y = _hard_rows("nll_loss", input, target)
-    losses = -log_p[np.arange(len(y)), y]
-    return _reduce("nll_loss", losses.reshape(input.shape[:-1]), reduction), None
+    log_p, y, share = _class_rows("nll_loss", input, target, weight, ignore_index)
+    losses = _weighted(-log_p[np.arange(len(y)), y], share)
+    size = None if share is None else np.add.reduce(share)
+    losses = losses.reshape(_without_classes(input.shape))
+    return _reduce("nll_loss", losses, reduction, size=size), (y, share, size)
 
 
 @nll_loss.defvjp
-def nll_loss_vjp(dy, saved, input, target, *, reduction="mean"):
+def nll_loss_vjp(dy, saved, input, target, weight=None, *, ignore_index=-100, reduction="mean"):
     """:eq:`eq-nll_loss-vjp`."""
-    dx = np.zeros_like(input)
-    rows = dx.reshape(-1, dx.shape[-1])
-    rows[np.arange(len(rows)), target] = -_each(dy, len(rows), reduction)
-    return dx, None
+    y, share, size = saved
+    dx = np.zeros_like(_rows("nll_loss", input))
+    dy = np.reshape(_each(dy, len(y) if size is None else size, reduction), -1)
+    dx[np.arange(len(y)), y] = -_weighted(dy, share)
+    return _from_rows(dx, input), None, None
 
 
 @primitive
@@ -391,26 +484,22 @@ def kl_div(input, target, *, reduction="mean", log_target=False):
     if np.size(target) and not (np.min(target) >= low and np.max(target) <= high):
         kind = "log-probabilities" if log_target else "probabilities"
         raise ValueError(f"kl_div: target {kind} must lie in [{low}, {high}], not [{np.min(target)}, {np.max(target)}]")
-    p = np.exp(target) if log_target else _as_float(target, input)
-    log_p = target if log_target else np.log(np.where(p == 0, 1, p))
-    losses = _times(log_p - np.where(p == 0, 0, input), p)
+    p = np.exp(target) if log_target else target
+    q = np.where((p == 0) & (input == -np.inf), 0, input)  # what P rules out, Q may rule out as well
+    ratio = (np.where(p == 0, 0, target) if log_target else np.log(np.where(p == 0, 1, p))) - q
     if reduction == "batchmean":
-        return _reduce("kl_div", losses, "sum") / _batch(input), p
-    return _reduce("kl_div", losses, reduction, (*REDUCTIONS, "batchmean")), p
+        return _reduce("kl_div", p * ratio, "sum") / _batch(input), (p, ratio)
+    return _reduce("kl_div", p * ratio, reduction, (*REDUCTIONS, "batchmean")), (p, ratio)
 
 
 @kl_div.defvjp
-def kl_div_vjp(dy, p, input, target, *, reduction="mean", log_target=False):
+def kl_div_vjp(dy, saved, input, target, *, reduction="mean", log_target=False):
     """:eq:`eq-kl_div-vjp`."""
+    p, ratio = saved
     dy = dy / _batch(input) if reduction == "batchmean" else _each(dy, np.size(input), reduction)
-
-    def dtarget():
-        if log_target:
-            return dy * p * np.where(p == 0, 0, target - input + 1)
-        with np.errstate(divide="ignore"):
-            return dy * (np.log(p) - np.where(p == 0, 0, input) + 1)
-
-    return lambda: -dy * p, dtarget
+    if log_target:
+        return lambda: -dy * p, lambda: dy * p * (ratio + 1)
+    return lambda: -dy * p, lambda: dy * (np.where((p == 0) & ~np.isnan(ratio), -np.inf, ratio) + 1)
 
 
 def _batch(input):
@@ -428,7 +517,8 @@ def focal_loss(input, target: Given, *, alpha: float | None = 0.25, gamma=2.0, r
     Args:
         input: (...), logits.
         target: (...), 0 or 1.
-        alpha: weight of the class 1, from 0 to 1; class 0 gets ``1 - alpha``. ``None`` for no weights.
+        alpha: weight of the class 1, from 0 to 1; class 0 gets ``1 - alpha``. ``None`` for no weights. A class of
+            weight 0 is left out.
         gamma: at least 0; 0 leaves the weighted cross-entropy.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
@@ -449,15 +539,13 @@ def focal_loss(input, target: Given, *, alpha: float | None = 0.25, gamma=2.0, r
         raise ValueError(f"focal_loss: alpha must be None or lie in [0, 1], not {alpha}")
     if not gamma >= 0:
         raise ValueError(f"focal_loss: gamma must not be negative, but is {gamma}")
-    gamma, input = float(gamma), _as_float(input)
     s = np.where(np.equal(target, 1), input, -input)  # the logit of the true class
+    of_class = None if alpha is None else np.where(np.equal(target, 1), alpha, 1 - alpha).astype(s.dtype)
+    if alpha in (0, 1):
+        s = np.where(of_class == 0, 0, s)  # a class without weight is left out, whatever its logits are
     wrong = sigmoid(-s)
     surprise = softplus(-s)
-    weight = (
-        wrong**gamma
-        if alpha is None
-        else np.where(np.equal(target, 1), alpha, 1 - alpha).astype(s.dtype) * wrong**gamma
-    )
+    weight = _weighted(wrong**gamma, of_class)
     return _reduce("focal_loss", weight * surprise, reduction), (s, wrong, surprise, weight)
 
 
@@ -465,7 +553,7 @@ def focal_loss(input, target: Given, *, alpha: float | None = 0.25, gamma=2.0, r
 def focal_loss_vjp(dy, saved, input, target, *, alpha=0.25, gamma=2.0, reduction="mean"):
     """:eq:`eq-focal_loss-vjp`."""
     s, wrong, surprise, weight = saved
-    ds = -weight * (float(gamma) * _times(surprise, sigmoid(s)) + wrong)
+    ds = -weight * (gamma * _times(surprise, sigmoid(s)) + wrong)
     return _each(dy, np.size(s), reduction) * np.where(np.equal(target, 1), ds, -ds), None
 
 
@@ -502,18 +590,19 @@ def hinge_loss(input, target: Given, *, margin=1.0, reduction="mean"):
     """
     _same_shape("hinge_loss", "input", input, "target", target)
     _one_of("hinge_loss", target, (-1, 1))
-    missing = float(margin) - _as_float(target, input) * input
+    missing = margin - np.where(np.equal(target, 1), input, -input)
     return _reduce("hinge_loss", np.maximum(missing, 0), reduction), missing > 0
 
 
 @hinge_loss.defvjp
 def hinge_loss_vjp(dy, inside, input, target, *, margin=1.0, reduction="mean"):
     """:eq:`eq-hinge_loss-vjp`."""
-    return _each(dy, np.size(input), reduction) * np.where(inside, -_as_float(target, input), 0), None
+    ds = _each(dy, np.size(input), reduction) * inside
+    return np.where(np.equal(target, 1), -ds, ds), None
 
 
 @primitive
-def multi_margin_loss(input, target: Given, *, p=1, margin=1.0, reduction="mean"):
+def multi_margin_loss(input, target: Given, *, p: int = 1, margin=1.0, reduction="mean"):
     """Hinge of every wrong class against the true one, summed and divided by C (:eq:`eq-multi_margin_loss`).
 
     Args:
@@ -537,9 +626,14 @@ def multi_margin_loss(input, target: Given, *, p=1, margin=1.0, reduction="mean"
     """
     if p not in (1, 2):
         raise ValueError(f"multi_margin_loss: p must be 1 or 2, not {p}")
-    x, y = _hard_rows("multi_margin_loss", input, target)
+    if np.ndim(input) > 2:
+        raise ValueError(
+            f"multi_margin_loss: labels of shape {np.shape(target)} do not fit scores of shape {np.shape(input)}, "
+            "expected (N, C) or (C,)"
+        )
+    x, y, _ = _class_rows("multi_margin_loss", input, target)
     rows = np.arange(len(y))
-    missing = np.maximum(float(margin) - x[rows, y][:, None] + x, 0)
+    missing = np.maximum(margin - x[rows, y][:, None] + x, 0)
     missing[rows, y] = 0
     losses = (missing if p == 1 else missing * missing).sum(1) / max(x.shape[1], 1)
     return _reduce("multi_margin_loss", losses.reshape(input.shape[:-1]), reduction), missing
@@ -592,7 +686,6 @@ def cosine_embedding_loss(input1, input2, target: Given, *, margin=0.0, reductio
             "fit; expected (N, D) and (N,), or (D,) and ()"
         )
     _one_of("cosine_embedding_loss", target, (-1, 1))
-    margin = float(margin)
     u, length1 = _unit(input1)
     v, length2 = _unit(input2)
     cos = (u * v).sum(-1)
@@ -613,7 +706,6 @@ def cosine_embedding_loss_vjp(dy, saved, input1, input2, target, *, margin=0.0, 
 
 def _unit(x):
     """Rows over their lengths, and the lengths, kept away from 0. Scaled first, so that no square overflows."""
-    x = _as_float(x)
     scale = np.max(np.abs(x), -1, keepdims=True, initial=1.0)
     scaled = x / scale
     length = scale * np.sqrt((scaled * scaled).sum(-1, keepdims=True) + COSINE_EPS / scale / scale)
@@ -647,8 +739,6 @@ def triplet_margin_loss(anchor, positive, negative, *, margin=1.0, eps=1e-6, red
     _same_shape("triplet_margin_loss", "anchor", anchor, "negative", negative)
     if np.ndim(anchor) not in (1, 2):
         raise ValueError(f"triplet_margin_loss: expected shape (N, D) or (D,), not {np.shape(anchor)}")
-    anchor, positive, negative = _as_float(anchor), _as_float(positive, anchor), _as_float(negative, anchor)
-    margin, eps = float(margin), float(eps)
     to_positive, near = _direction(anchor - positive + eps)
     to_negative, far = _direction(anchor - negative + eps)
     missing = margin + near - far
@@ -662,9 +752,9 @@ def triplet_margin_loss_vjp(dy, saved, anchor, positive, negative, *, margin=1.0
     to_positive, to_negative, inside = saved
     dy = (_each(dy, np.size(inside), reduction) * inside)[..., None]
     return (
-        lambda: dy * (to_positive - to_negative),
-        lambda: -dy * to_positive,
-        lambda: dy * to_negative,
+        lambda: _times(to_positive - to_negative, dy),
+        lambda: _times(to_positive, -dy),
+        lambda: _times(to_negative, dy),
     )
 
 
@@ -700,8 +790,7 @@ def info_nce(queries, keys, *, temperature=1.0, reduction="mean"):
         raise ValueError(f"info_nce: expected shape (N, D), not {np.shape(queries)}")
     if not len(queries):
         raise ValueError(f"info_nce: an empty batch, of shape {np.shape(queries)}, has nothing to tell apart")
-    temperature = float(temperature)
-    similarities = _as_float(queries, keys) @ _as_float(keys, queries).T / temperature
+    similarities = queries @ keys.T / temperature
     losses, saved = cross_entropy.forward(similarities, np.arange(len(keys)), reduction="none")
     return _reduce("info_nce", losses, reduction), (similarities, saved)
 
@@ -711,7 +800,7 @@ def info_nce_vjp(dy, saved, queries, keys, *, temperature=1.0, reduction="mean")
     """:eq:`eq-info_nce-vjp`: that of the cross-entropy, taken on to both factors of the similarities."""
     similarities, saved = saved
     dy = _each(dy, len(keys), reduction)
-    ds = cross_entropy_vjp(dy, saved, similarities, np.arange(len(keys)), reduction="none")[0] / float(temperature)
+    ds = cross_entropy_vjp(dy, saved, similarities, np.arange(len(keys)), reduction="none")[0] / temperature
     return lambda: ds @ keys, lambda: ds.T @ queries
 
 
@@ -720,41 +809,49 @@ def info_nce_vjp(dy, saved, queries, keys, *, temperature=1.0, reduction="mean")
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def accuracy(input, target) -> float:
+@checked
+def accuracy(input: Given, target: Given, *, threshold=0.0) -> float:
     """Share of right answers (:eq:`eq-accuracy`).
 
     Args:
-        input: (N, C) scores, of which the largest wins (the first at a tie), or (N,) integer predictions.
-        target: (N,), integer labels.
+        input: (N, C) scores, of which the largest wins (the first at a tie), or (N,) integer predictions. (N, 1) is a
+            single score of yes, class 1, which wins above the threshold.
+        target: (N,), integer labels, 0 or 1 for (N, 1).
+        threshold: for (N, 1) only: 0 for logits, 0.5 for probabilities.
 
     Raises:
-        ValueError: the shapes do not fit, or there is nothing to score.
+        ValueError: the shapes do not fit, a label has no score, a score is nan, or there is nothing to score.
 
     scikit-learn: ``accuracy_score(target, predictions)``, arguments in the other order.
     """
-    predictions, target = _predictions("accuracy", input, target)
+    predictions, target = _predictions("accuracy", input, target, threshold)
     return float(np.mean(predictions == target))
 
 
-def confusion_matrix(input, target, *, classes=None) -> Array:
+@checked
+def confusion_matrix(input: Given, target: Given, *, classes: int | None = None, threshold=0.0) -> Array:
     """Counts by true class (row) and predicted class (column) (:eq:`eq-confusion_matrix`).
 
     Args:
-        input: (N, C) scores or (N,) integer predictions.
+        input: (N, C) scores, (N, 1) scores of yes, or (N,) integer predictions.
         target: (N,), integer labels.
-        classes: how many there are, C; if not given, C of the scores, or one more than the largest number that occurs.
+        classes: how many there are, C, up to 10,000; if not given, C of the scores, 2 for scores of yes, or one more
+            than the largest number that occurs.
+        threshold: as for :func:`accuracy`.
 
     Returns:
         (C, C) integers.
 
     Raises:
-        ValueError: the shapes do not fit, there is nothing to score, or a label is out of range.
+        ValueError: as for :func:`accuracy`, a label is out of range, or there are too many classes for a table.
 
     scikit-learn: ``confusion_matrix(target, predictions, labels=range(classes))``.
     """
-    predictions, labels = _predictions("confusion_matrix", input, target)
+    predictions, labels = _predictions("confusion_matrix", input, target, threshold)
     if classes is None:
-        classes = np.shape(input)[1] if np.ndim(input) == 2 else int(max(predictions.max(), labels.max())) + 1
+        classes = max(input.shape[1], 2) if input.ndim == 2 else int(max(predictions.max(), labels.max())) + 1
+    if classes > 10_000:
+        raise ValueError(f"confusion_matrix: {classes} classes are too many for a table")
     for what, numbers in (("predictions", predictions), ("labels", labels)):
         if numbers.min() < 0 or numbers.max() >= classes:
             raise ValueError(
@@ -765,14 +862,22 @@ def confusion_matrix(input, target, *, classes=None) -> Array:
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
 
-def precision(input, target, *, average=None, classes=None):
+@checked
+def precision(
+    input: Given,
+    target: Given,
+    *,
+    average: Literal[None, "macro", "micro"] = None,
+    classes: int | None = None,
+    threshold=0.0,
+):
     """Of what was called class c, the share that is (:eq:`eq-precision`).
 
     Args:
-        input: (N, C) scores or (N,) integer predictions.
+        input: (N, C) scores, (N, 1) scores of yes, or (N,) integer predictions.
         target: (N,), integer labels.
         average: ``None`` for one number a class, ``"macro"`` for their plain mean, ``"micro"`` to pool all counts.
-        classes: as for :func:`confusion_matrix`.
+        classes, threshold: as for :func:`confusion_matrix`.
 
     Returns:
         (C,) for ``None``, else a float. A class that was never predicted has precision 0.
@@ -782,20 +887,38 @@ def precision(input, target, *, average=None, classes=None):
 
     scikit-learn: ``precision_score(target, predictions, labels=range(classes), average=..., zero_division=0)``.
     """
-    return _score("precision", input, target, average, classes, lambda hits, called, true: (hits, called))
+    counts = confusion_matrix(input, target, classes=classes, threshold=threshold)
+    return _score(counts, average, lambda hits, called, true: (hits, called))
 
 
-def recall(input, target, *, average=None, classes=None):
+@checked
+def recall(
+    input: Given,
+    target: Given,
+    *,
+    average: Literal[None, "macro", "micro"] = None,
+    classes: int | None = None,
+    threshold=0.0,
+):
     """Of what is class c, the share that was found (:eq:`eq-recall`).
 
     Arguments and errors are as for :func:`precision`. A class that does not occur has recall 0.
 
     scikit-learn: ``recall_score(target, predictions, labels=range(classes), average=..., zero_division=0)``.
     """
-    return _score("recall", input, target, average, classes, lambda hits, called, true: (hits, true))
+    counts = confusion_matrix(input, target, classes=classes, threshold=threshold)
+    return _score(counts, average, lambda hits, called, true: (hits, true))
 
 
-def f1_score(input, target, *, average=None, classes=None):
+@checked
+def f1_score(
+    input: Given,
+    target: Given,
+    *,
+    average: Literal[None, "macro", "micro"] = None,
+    classes: int | None = None,
+    threshold=0.0,
+):
     """Harmonic mean of precision and recall (:eq:`eq-f1_score`).
 
     Arguments and errors are as for :func:`precision`. A class that neither occurs nor was predicted has F1 0. The macro
@@ -803,14 +926,12 @@ def f1_score(input, target, *, average=None, classes=None):
 
     scikit-learn: ``f1_score(target, predictions, labels=range(classes), average=..., zero_division=0)``.
     """
-    return _score("f1_score", input, target, average, classes, lambda hits, called, true: (2 * hits, called + true))
+    counts = confusion_matrix(input, target, classes=classes, threshold=threshold)
+    return _score(counts, average, lambda hits, called, true: (2 * hits, called + true))
 
 
-def _score(name, input, target, average, classes, ratio):
+def _score(counts, average, ratio):
     """A ratio of counts by class: ``hits`` on the diagonal, ``called`` down the columns, ``true`` along the rows."""
-    if average not in (None, "macro", "micro"):
-        raise ValueError(f"{name}: average must be None, 'macro' or 'micro', not {average!r}")
-    counts = confusion_matrix(input, target, classes=classes)
     above, below = ratio(np.diag(counts), counts.sum(0), counts.sum(1))
     if average == "micro":
         return float(above.sum() / below.sum())
@@ -818,8 +939,8 @@ def _score(name, input, target, average, classes, ratio):
     return scores if average is None else float(scores.mean())
 
 
-def _predictions(name, input, target):
-    input, target = np.asarray(input), np.asarray(target)
+def _predictions(name, input, target, threshold):
+    """Predicted and true classes, both (N,)."""
     if input.ndim not in (1, 2) or target.shape != input.shape[:1]:
         raise ValueError(
             f"{name}: input has shape {input.shape}, target has shape {target.shape}; expected (N, C) or (N,), and (N,)"
@@ -831,19 +952,28 @@ def _predictions(name, input, target):
         )
     if input.size == 0:
         raise ValueError(f"{name}: nothing to score in input of shape {input.shape}")
-    if input.dtype.kind == "f" and np.isnan(input).any():
+    if input.ndim == 1:
+        return input, target
+    if np.isnan(input).any():
         raise ValueError(f"{name}: input contains nan, which has no place in an order")
-    return (input.argmax(1) if input.ndim == 2 else input), target
+    classes = max(input.shape[1], 2)
+    if target.min() < 0 or target.max() >= classes:
+        raise ValueError(
+            f"{name}: labels must lie in 0..{classes - 1} for scores of shape {input.shape}, not in "
+            f"{target.min()}..{target.max()}"
+        )
+    return (input.argmax(1) if input.shape[1] > 1 else (input[:, 0] > threshold).astype(np.intp)), target
 
 
-def calibration_bins(probabilities, target, *, bins=15) -> tuple[Array, Array, Array]:
+@checked
+def calibration_bins(probabilities, target: Given, *, bins: int = 15) -> tuple[Array, Array, Array]:
     """Confidence against accuracy, bin by bin (:eq:`eq-calibration_bins`): the reliability diagram as numbers.
 
     The confidence of a row is its largest probability; bin ``b`` of B takes those in ``(b / B, (b + 1) / B]``, and the
     first one 0 as well.
 
     Args:
-        probabilities: (N, C).
+        probabilities: (N, C), of all classes: for yes and no C is 2.
         target: (N,), integer labels.
         bins: B, at least 1.
 
@@ -855,12 +985,14 @@ def calibration_bins(probabilities, target, *, bins=15) -> tuple[Array, Array, A
         ValueError: the shapes do not fit, there is nothing to score, ``bins`` is below 1, or a number is no
             probability.
     """
-    probabilities = np.asarray(probabilities)
     if bins < 1:
         raise ValueError(f"calibration_bins: bins must be at least 1, not {bins}")
-    if probabilities.ndim != 2:
-        raise ValueError(f"calibration_bins: probabilities must have shape (N, C), not {probabilities.shape}")
-    predictions, target = _predictions("calibration_bins", probabilities, target)
+    if probabilities.ndim != 2 or probabilities.shape[1] == 1:
+        raise ValueError(
+            f"calibration_bins: probabilities must have shape (N, C), with C of 2 or more, not {probabilities.shape}; "
+            "for a probability p of yes give 1 - p and p"
+        )
+    predictions, target = _predictions("calibration_bins", probabilities, target, 0)
     if not (probabilities.min() >= 0 and probabilities.max() <= 1):
         raise ValueError(
             f"calibration_bins: probabilities must lie in [0, 1], not in [{probabilities.min()}, {probabilities.max()}]"
@@ -876,7 +1008,8 @@ def calibration_bins(probabilities, target, *, bins=15) -> tuple[Array, Array, A
     )
 
 
-def expected_calibration_error(probabilities, target, *, bins=15) -> float:
+@checked
+def expected_calibration_error(probabilities, target: Given, *, bins: int = 15) -> float:
     """Mean distance of confidence and accuracy over the bins, weighted by count (:eq:`eq-expected_calibration_error`).
 
     Arguments and errors are as for :func:`calibration_bins`.

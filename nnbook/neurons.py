@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
-from nnbook._arrays import Array
-from nnbook.backprop import keep, primitive, unbroadcast
+from nnbook._arrays import Array, Given, Tree, checked
+from nnbook.backprop import by_number, keep, primitive, unbroadcast
 from nnbook.regularization import he_normal
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -119,7 +121,7 @@ def tanh(x):
 
     PyTorch: ``torch.tanh``.
     """
-    y = np.tanh(_as_float(x))
+    y = np.tanh(x)
     return y, y
 
 
@@ -142,7 +144,7 @@ def relu(x):
 
     PyTorch: ``torch.relu``. Source: :cite:`nair2010`.
     """
-    return np.maximum(x, 0), None
+    return np.maximum(x, 0.0), None
 
 
 @relu.defvjp
@@ -159,13 +161,13 @@ def leaky_relu(x, *, negative_slope=0.01):
 
     PyTorch: ``torch.nn.functional.leaky_relu``. Source: :cite:`maas2013`.
     """
-    return np.maximum(x, 0) + float(negative_slope) * np.minimum(x, 0), None
+    return np.maximum(x, 0) + negative_slope * np.minimum(x, 0), None
 
 
 @leaky_relu.defvjp
 def leaky_relu_vjp(dy, saved, x, *, negative_slope=0.01):
     """:eq:`eq-leaky_relu-vjp`."""
-    return (np.where(x > 0, dy, float(negative_slope) * dy),)
+    return (np.where(x > 0, dy, negative_slope * dy),)
 
 
 @primitive
@@ -222,14 +224,13 @@ def elu(x, *, alpha=1.0):
 
     PyTorch: ``torch.nn.functional.elu``. Source: :cite:`clevert2016`.
     """
-    x = _as_float(x)
-    return np.where(x > 0, x, float(alpha) * np.expm1(np.minimum(x, 0))), None
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))), None
 
 
 @elu.defvjp
 def elu_vjp(dy, saved, x, *, alpha=1.0):
     """:eq:`eq-elu-vjp`."""
-    return (np.where(x > 0, dy, dy * (float(alpha) * np.exp(np.minimum(x, 0)))),)
+    return (np.where(x > 0, dy, dy * (alpha * np.exp(np.minimum(x, 0)))),)
 
 
 SELU_ALPHA = 1.6732632423543772848170429916717
@@ -265,7 +266,6 @@ def softplus(x, *, beta=1.0):
     """
     if not beta > 0:
         raise ValueError(f"softplus: beta must be positive, not {beta}")
-    beta = float(beta)  # a NumPy scalar would promote float32
     z = beta * x
     return np.maximum(x, 0) + np.log1p(np.exp(-_modulus(z))) / beta, None
 
@@ -273,7 +273,7 @@ def softplus(x, *, beta=1.0):
 @softplus.defvjp
 def softplus_vjp(dy, saved, x, *, beta=1.0):
     """:eq:`eq-softplus-vjp`."""
-    return (dy * sigmoid(float(beta) * x),)
+    return (dy * sigmoid(beta * x),)
 
 
 @primitive
@@ -294,7 +294,7 @@ def silu_vjp(dy, gate, x):
 
 
 @primitive
-def gelu(x, *, approximate="none"):
+def gelu(x, *, approximate: Literal["none", "tanh"] = "none"):
     """``x * Phi(x)`` with the normal distribution function ``Phi`` (:eq:`eq-gelu`). Limits: 0 at -inf, ``x`` at +inf.
 
     Args:
@@ -306,7 +306,6 @@ def gelu(x, *, approximate="none"):
 
     PyTorch: ``torch.nn.functional.gelu``, which gives nan at -inf. Source: :cite:`hendrycks2016`.
     """
-    x = _as_float(x)
     gate = _gate(x, approximate)
     return _times(x, gate), gate
 
@@ -332,10 +331,8 @@ def _gate(x, approximate):
         from scipy.special import erfc  # here, because importing it takes longer than the rest of nnbook
 
         return erfc(-math.sqrt(0.5) * x) / 2
-    if approximate == "tanh":
-        with np.errstate(over="ignore"):
-            return sigmoid(GELU_SCALE * (x + GELU_CUBIC * x * x * x))
-    raise ValueError(f"gelu: approximate must be 'none' or 'tanh', not {approximate!r}")
+    with np.errstate(over="ignore"):
+        return sigmoid(GELU_SCALE * (x + GELU_CUBIC * x * x * x))
 
 
 def _times(x, gate):
@@ -343,18 +340,8 @@ def _times(x, gate):
     return np.where(gate == 0, 0, x) * gate
 
 
-def _as_float(a, like=None):
-    """Integers become floats of the dtype of ``like``, so that integer targets do not promote float32."""
-    if isinstance(a, (int, float)):
-        return float(a)
-    if a.dtype.kind in "fc":
-        return a
-    return a.astype(like.dtype if getattr(like, "dtype", a.dtype).kind == "f" else float)
-
-
 def _modulus(x):
     """``|x|``; for complex ``x`` the continuation that is analytic off the imaginary axis, for the complex step."""
-    x = _as_float(x)
     return np.where(x.real < 0, -x, x) if np.iscomplexobj(x) else np.abs(x)
 
 
@@ -413,9 +400,8 @@ def log_softmax_vjp(dy, y, x, *, axis=-1):
 
 def _below_maximum(x, axis, name):
     """``x`` minus its maximum along ``axis``, so that the largest exponential is 1."""
-    if not isinstance(axis, (int, np.integer)) or axis not in range(-np.ndim(x), np.ndim(x)):
+    if axis not in range(-np.ndim(x), np.ndim(x)):
         raise ValueError(f"{name}: no axis {axis} in an array of shape {np.shape(x)}")
-    x = _as_float(x)  # small integers would wrap around
     return x - np.max(x, axis, keepdims=True) if np.size(x) else x
 
 
@@ -424,7 +410,8 @@ def _below_maximum(x, axis, name):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def perceptron(x, labels, *, epochs: int = 100) -> tuple[Array, float, Array]:
+@checked
+def perceptron(x, labels: Given, *, epochs: int = 100) -> tuple[Array, float, Array]:
     """Train one neuron with a step: at each mistake, add or subtract the input (:eq:`eq-perceptron`).
 
     Starts from zero, visits the rows in their order, and stops after the first pass without a mistake. If the classes
@@ -440,17 +427,16 @@ def perceptron(x, labels, *, epochs: int = 100) -> tuple[Array, float, Array]:
         the last count is 0.
 
     Raises:
-        ValueError: the shapes do not fit, a label is neither 0 nor 1, or ``epochs`` is below 1.
+        ValueError: the shapes do not fit, an input is not finite, a label is neither 0 nor 1, or ``epochs`` is below 1.
 
     Source: :cite:`rosenblatt1958`; the bound is Novikoff's :cite:`novikoff1962`.
     """
-    x, labels = np.asarray(x), np.asarray(labels)
     if x.ndim != 2 or labels.shape != x.shape[:1]:
         raise ValueError(f"perceptron: x of shape {x.shape} and labels of shape {labels.shape} are not (N, D) and (N,)")
     if not np.isin(labels, (0, 1)).all():
         raise ValueError(f"perceptron: labels must be 0 or 1, not {np.unique(labels)}")
-    if np.isnan(x).any():
-        raise ValueError("perceptron: x contains nan, on which no side of a hyperplane is right")
+    if not np.isfinite(x).all():
+        raise ValueError("perceptron: x contains nan or an infinity, on which no side of a hyperplane is right")
     if epochs < 1:
         raise ValueError(f"perceptron: epochs must be at least 1, not {epochs}")
     weight, bias = np.zeros(x.shape[1]), 0.0
@@ -473,6 +459,7 @@ def perceptron(x, labels, *, epochs: int = 100) -> tuple[Array, float, Array]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def linear_init(rng: np.random.Generator, in_features: int, out_features: int, *, dtype=np.float32) -> dict[str, Array]:
     """Parameters of :func:`linear`, uniform within ``1 / sqrt(in_features)`` of 0 (:eq:`eq-linear_init`).
 
@@ -491,7 +478,6 @@ def linear_init(rng: np.random.Generator, in_features: int, out_features: int, *
     """
     if in_features < 0 or out_features < 0:
         raise ValueError(f"linear_init: sizes must be at least 0, not {in_features} and {out_features}")
-    _check_init("linear_init", rng, dtype)
     bound = 1 / math.sqrt(in_features) if in_features else 0.0
     return {
         "weight": rng.uniform(-bound, bound, (out_features, in_features)).astype(dtype),
@@ -499,14 +485,15 @@ def linear_init(rng: np.random.Generator, in_features: int, out_features: int, *
     }
 
 
-def _check_init(name, rng, dtype):
+def _check_init(name, rng, dtype):  # of nnbook.cnn
     if not isinstance(rng, np.random.Generator):
         raise ValueError(f"{name}: rng must be a numpy.random.Generator, not {rng!r}")
     if np.dtype(dtype).kind != "f":
         raise ValueError(f"{name}: dtype must be a float dtype, not {np.dtype(dtype)}")
 
 
-def mlp_init(rng: np.random.Generator, sizes, *, dtype=np.float32) -> dict[str, dict[str, Array]]:
+@checked
+def mlp_init(rng: np.random.Generator, sizes: Sequence[int], *, dtype=np.float32) -> dict[str, dict[str, Array]]:
     """Parameters of a multilayer perceptron: He-normal weights, biases zero.
 
     Args:
@@ -519,20 +506,20 @@ def mlp_init(rng: np.random.Generator, sizes, *, dtype=np.float32) -> dict[str, 
         keys its linear layers.
 
     Raises:
-        ValueError: there are fewer than two sizes, ``dtype`` is no float, or ``rng`` no generator.
+        ValueError: there are fewer than two sizes, one is negative, ``dtype`` is no float, or ``rng`` no generator.
 
     Source of the variance: :cite:`he2015`.
     """
-    if len(sizes) < 2:
-        raise ValueError(f"mlp_init: sizes must name at least an input and an output, not {tuple(sizes)}")
-    _check_init("mlp_init", rng, dtype)
+    if len(sizes) < 2 or min(sizes) < 0:
+        raise ValueError(f"mlp_init: sizes must name at least an input and an output, all >= 0, not {tuple(sizes)}")
     return {
         str(2 * i): {"weight": he_normal(rng, (out, into), dtype=dtype), "bias": np.zeros(out, dtype)}
         for i, (into, out) in enumerate(itertools.pairwise(sizes))
     }
 
 
-def mlp(params, x, activation=relu):
+@checked
+def mlp(params: Tree, x, activation: Callable = relu):
     """A multilayer perceptron: linear layers with an activation between each two (:eq:`eq-mlp`).
 
     Args:
@@ -542,8 +529,13 @@ def mlp(params, x, activation=relu):
 
     Returns:
         (..., K), the output of the last linear layer: logits, or predictions.
+
+    Raises:
+        ValueError: there is no layer, a layer has no number as its name or no weight, or the sizes do not fit.
     """
-    *hidden, last = sorted(params, key=int)
+    if not params:
+        raise ValueError("mlp: the parameters have no layer")
+    *hidden, last = by_number(params)
     for key in hidden:
         x = activation(linear(x, params[key]["weight"], params[key].get("bias")))
     return linear(x, params[last]["weight"], params[last].get("bias"))

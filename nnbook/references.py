@@ -734,6 +734,17 @@ def yes_no(*shape: int) -> Callable[[Rng], tuple[Any, ...]]:
     return lambda rng: (rng.normal(0, 2, size=shape), np.asarray(rng.integers(0, 2, shape)))
 
 
+def weighted_yes_no(shape, weight, pos_weight, probabilities: bool = False) -> Callable[[Rng], tuple[Any, ...]]:
+    """Logits and labels 0 or 1, with weights and weights of yes of the given shapes."""
+
+    def draw(rng):
+        x, target = yes_no(*shape)(rng)
+        weights = (None if size is None else np.asarray(rng.uniform(0.5, 2, size)) for size in (weight, pos_weight))
+        return x, rng.uniform(0.1, 0.9, shape) if probabilities else target, *weights
+
+    return draw
+
+
 def distributions(rows: int, classes: int, logs: tuple[bool, ...]) -> Callable[[Rng], tuple[Any, ...]]:
     """Random distributions in rows of shape (N, C), in logarithms where asked."""
 
@@ -746,6 +757,11 @@ def distributions(rows: int, classes: int, logs: tuple[bool, ...]) -> Callable[[
 def logits_and_probabilities(rows: int, classes: int) -> Callable[[Rng], tuple[Any, ...]]:
     """Logits, and labels that are distributions, both of shape (N, C)."""
     return lambda rng: (2 * rng.normal(size=(rows, classes)), rng.dirichlet(np.full(classes, 2.0), rows))
+
+
+def soft_labelled(*shape: int) -> Callable[[Rng], tuple[Any, ...]]:
+    """Logits of shape (N, C, d1, ...), labels between 0 and 1 of that shape, and weights of the classes."""
+    return lambda rng: (2 * rng.normal(size=shape), rng.uniform(0.1, 0.4, shape), rng.uniform(0.5, 2, shape[1]))
 
 
 def embeddings(rows: int, width: int) -> Callable[[Rng], tuple[Any, ...]]:
@@ -772,20 +788,88 @@ CLASS_BAD = (
     (Case("labels that are not integers", fixed(np.zeros((2, 3)), [0.0, 1.0])), r"\(2,\) and dtype float64.*\(2, 3\)"),
     (Case("too few labels", fixed(np.zeros((2, 3)), [0])), r"\(1,\).*\(2, 3\)"),
     (Case("one-hot integers", fixed(np.zeros((2, 3)), np.eye(3, dtype=int)[:2])), r"\(2, 3\).*\(2, 3\)"),
-    (Case("classes on the middle axis", fixed(np.zeros((2, 3, 4)), np.zeros((2, 4), int))), r"\(2, 4\).*\(2, 3, 4\)"),
+    (Case("classes on the last axis", fixed(np.zeros((2, 4, 3)), np.zeros((2, 4), int))), r"\(2, 4\).*\(2, 4, 3\)"),
     (Case("empty batch", scores(0, 3)), r"empty batch has no mean.*\(0,\)"),
     (Case("no such reduction", scores(2, 3), UNKNOWN_REDUCTION), NO_SUCH_REDUCTION),
 )
 
 
+def labelled(*shape: int, ignored: int | None = None, weight: bool = False) -> Callable[[Rng], tuple[Any, ...]]:
+    """Scores of shape (N, C, d1, ...), integer labels, every third one ``ignored``, and perhaps weights of classes."""
+
+    def draw(rng):
+        labels = rng.integers(0, shape[1], (shape[0], *shape[2:]))
+        if ignored is not None:
+            labels.flat[1::3] = ignored
+        x = 2 * rng.normal(size=shape)
+        return (x, labels, rng.uniform(0.5, 2, shape[1])) if weight else (x, labels)
+
+    return draw
+
+
+SECOND = {"ignore_index": 1}
+WEIGHT_CASES = (
+    Case("weights", labelled(6, 4, weight=True)),
+    Case("weights, sum", labelled(6, 4, weight=True), {"reduction": "sum"}),
+    Case("weights, none", labelled(6, 4, weight=True), {"reduction": "none"}),
+    Case(
+        "weights, one row", lambda rng: (rng.normal(size=4), np.array(2), rng.uniform(0.5, 2, 4)), {"reduction": "sum"}
+    ),
+    Case("a class of weight 0", lambda rng: (rng.normal(size=(4, 3)), np.array([0, 1, 2, 1]), np.array([0.5, 0, 2]))),
+    Case("some ignored", labelled(7, 4, ignored=-100)),
+    Case("some ignored, sum", labelled(7, 4, ignored=-100), {"reduction": "sum"}),
+    Case("some ignored, none", labelled(7, 4, ignored=-100), {"reduction": "none"}),
+    Case("a class ignored", labelled(9, 3), SECOND),
+    Case("weights, a class ignored", labelled(9, 3, weight=True), SECOND),
+    Case(
+        "weights, some ignored, none",
+        labelled(7, 3, ignored=-1, weight=True),
+        {"ignore_index": -1, "reduction": "none"},
+    ),
+    Case("all ignored, sum", lambda rng: (rng.normal(size=(2, 3)), np.array([-100, -100])), {"reduction": "sum"}),
+    Case("one row ignored, none", lambda rng: (rng.normal(size=3), np.array(-100)), {"reduction": "none"}),
+    Case("sequences", labelled(3, 4, 5)),
+    Case("sequences, none", labelled(3, 4, 5), {"reduction": "none"}),
+    Case("images, weights, some ignored", labelled(2, 3, 2, 4, ignored=-100, weight=True)),
+    Case("images, weights, a class ignored, none", labelled(2, 3, 2, 4, weight=True), {**SECOND, "reduction": "none"}),
+    Case("no sequence, sum", labelled(0, 3, 5), {"reduction": "sum"}),
+    Case("sequences of no step, none", labelled(2, 3, 0), {"reduction": "none"}),
+)
+WEIGHT_BAD = (
+    (
+        Case("too few weights", lambda rng: (*scores(2, 3)(rng), np.ones(2))),
+        r"weight has shape \(2,\), expected \(3,\)",
+    ),
+    (Case("a weight a row", lambda rng: (*scores(3, 3)(rng), np.ones((3, 1)))), r"weight has shape \(3, 1\)"),
+    (Case("one weight for all", lambda rng: (*scores(2, 3)(rng), 1.0)), r"weight has shape \(\), expected \(3,\)"),
+    (Case("a negative weight", lambda rng: (*scores(2, 3)(rng), np.array([1.0, -1, 1]))), "finite and >= 0, not"),
+    (Case("a weight nan", lambda rng: (*scores(2, 3)(rng), np.array([1.0, np.nan, 1]))), "finite and >= 0, not"),
+    (Case("an infinite weight", lambda rng: (*scores(2, 3)(rng), np.array([1.0, np.inf, 1]))), "finite and >= 0, not"),
+    (Case("all ignored", fixed(np.zeros((2, 3)), [-100, -100])), "every label is ignored or has weight 0"),
+    (Case("all of weight 0", fixed(np.zeros((2, 2)), [0, 0], [0.0, 1.0])), "every label is ignored or has weight 0"),
+    (Case("another number is ignored", fixed(np.zeros((2, 3)), [-100, 1]), {"ignore_index": -1}), "not in -100"),
+    (Case("ignore_index a float", scores(2, 3), {"ignore_index": 1.0}), "ignore_index must be an integer, not 1.0"),
+    (Case("labels of other sequences", fixed(np.zeros((2, 3, 4)), np.zeros((2, 5), int))), r"\(2, 5\).*\(2, 3, 4\)"),
+)
+
+
 def _long(f):
     """PyTorch takes class numbers as int64 only."""
-    return lambda x, y, **static: f(x, y if y.is_floating_point() else y.long(), **static)
+    return lambda x, y, *weight, **static: f(x, y if y.is_floating_point() else y.long(), *weight, **static)
 
 
 def _float_target(f):
     """PyTorch's Huber loss and cross-entropy from logits fail on integer targets."""
-    return lambda x, target, **static: f(x, target.to(x.dtype), **static)
+    return lambda x, target, *weight, **static: f(x, target.to(x.dtype), *weight, **static)
+
+
+def _torch_binary_cross_entropy(torch):
+    def loss(x, target, weight=None, pos_weight=None, reduction="mean"):
+        return torch.nn.functional.binary_cross_entropy_with_logits(
+            x, target, weight, pos_weight=pos_weight, reduction=reduction
+        )
+
+    return _float_target(loss)
 
 
 def _mean_or(losses, reduction):
@@ -883,7 +967,7 @@ REFERENCES.update(
         ),
     ),
     binary_cross_entropy_with_logits=Reference(
-        lambda torch: _float_target(torch.nn.functional.binary_cross_entropy_with_logits),
+        _torch_binary_cross_entropy,
         (
             Case("matrix", yes_no(4, 5)),
             Case("vector, sum", yes_no(7), {"reduction": "sum"}),
@@ -897,8 +981,20 @@ REFERENCES.update(
             Case("0-d", yes_no()),
             Case("size 1", yes_no(1)),
             Case("size 0, sum", yes_no(0, 3), {"reduction": "sum"}),
+            Case("weights", weighted_yes_no((4, 3), (4, 3), None)),
+            Case("weights, sum", weighted_yes_no((4, 3), (4, 1), None), {"reduction": "sum"}),
+            Case("one weight", weighted_yes_no((4, 3), (), None)),
+            Case("weights of yes", weighted_yes_no((4, 3), None, (3,))),
+            Case("weights of yes, none", weighted_yes_no((4, 3), None, (3,)), {"reduction": "none"}),
+            Case("one weight of yes", weighted_yes_no((6,), None, ())),
+            Case("both weights", weighted_yes_no((4, 3), (3,), (4, 3)), {"reduction": "sum"}),
+            Case("both weights, probabilities", weighted_yes_no((2, 3, 4), (3, 1), (4,), probabilities=True)),
+            Case("some of weight 0", lambda rng: (*yes_no(4)(rng), np.array([0, 1.5, 0, 2]), np.array([2.0]))),
+            Case("yes of weight 0", lambda rng: (*yes_no(6)(rng), None, np.array(0.0)), {"reduction": "none"}),
         ),
+        constants=(2, 3),
         extremes=(
+            Case("sure, weights", fixed([-1e4, 1e4, -1e4, 1e4], [0, 0, 1, 1], [2.0, 1, 0.5, 3], [0.5, 2, 2, 1])),
             Case("sure", fixed([[-1e4, 1e4, -50.0, 50.0], [0.0, 1e4, -1e4, -50.0]], [[0, 1, 0, 1], [1, 0, 1, 1]])),
             Case("sure, none", fixed([-1e4, 1e4, -1e4, 1e4], [0, 0, 1, 1]), {"reduction": "none"}),
             Case("sure against probabilities", fixed([-1e4, 1e4, -1e4], [0.25, 0.5, 1.0])),
@@ -907,6 +1003,17 @@ REFERENCES.update(
             *PAIR_BAD[:2],
             (Case("empty batch", yes_no(0, 3)), r"empty batch has no mean.*\(0, 3\)"),
             (Case("labels of a hinge", signed(9)), r"targets must lie in \[0, 1\], not in \[-1\.0, 1\.0\]"),
+            (Case("a weight too many", lambda rng: (*yes_no(2, 3)(rng), np.ones(2))), r"weight has.*\(2,\).*\(2, 3\)"),
+            (
+                Case("a weight for more rows", lambda rng: (*yes_no(1, 3)(rng), np.ones((2, 3)))),
+                r"weight has shape \(2, 3\), expected what broadcasts to the input's \(1, 3\)",
+            ),
+            (
+                Case("weights of yes, too many", lambda rng: (*yes_no(2, 3)(rng), None, np.ones(4))),
+                r"pos_weight.*\(4,\)",
+            ),
+            (Case("a negative weight", lambda rng: (*yes_no(3)(rng), -np.ones(3))), "weight must be finite and >= 0"),
+            (Case("nan for yes", lambda rng: (*yes_no(3)(rng), None, np.nan)), "pos_weight must be finite and >= 0"),
             (Case("no such reduction", yes_no(3), UNKNOWN_REDUCTION), NO_SUCH_REDUCTION),
         ),
     ),
@@ -922,7 +1029,16 @@ REFERENCES.update(
             Case("probabilities, smoothed", logits_and_probabilities(4, 3), {"label_smoothing": 0.2}),
             Case("weights that do not add to 1", uniform(0.1, 0.9, (4, 3), (4, 3))),
             Case("probabilities, one row", uniform(0.1, 0.4, (3,), (3,)), {"label_smoothing": 0.2}),
+            *WEIGHT_CASES,
+            *_with_static(WEIGHT_CASES, label_smoothing=0.3),
+            Case("probabilities, weights", soft_labelled(4, 3)),
+            Case("probabilities, weights, sum", soft_labelled(4, 3), {"reduction": "sum"}),
+            Case("probabilities, weights, smoothed", soft_labelled(4, 3), {"label_smoothing": 0.2}),
+            Case("probabilities of sequences", lambda rng: soft_labelled(3, 4, 5)(rng)[:2]),
+            Case("probabilities of images, weights", soft_labelled(2, 3, 2, 2), {"label_smoothing": 0.2}),
+            Case("probabilities of images, none", soft_labelled(2, 3, 2, 2), {"reduction": "none"}),
         ),
+        constants=(2,),
         extremes=(
             Case("far apart", fixed([[1e4, 0.0, -1e4], [1e4, 0.0, -1e4], [-1e4, -1e4, -1e4]], [0, 2, 1])),
             Case("far apart, none", fixed([[1e4, 0.0, -1e4], [1e4, 1e4, 0.0]], [1, 1]), {"reduction": "none"}),
@@ -935,16 +1051,32 @@ REFERENCES.update(
             *CLASS_BAD,
             (Case("no class", normal((0, 0), (0, 0))), r"\(0, 0\) have no class"),
             (Case("probabilities above 1", fixed(np.zeros((1, 2)), [[1.5, 0.5]])), r"\[0, 1\], not in \[0\.5, 1\.5\]"),
-            (Case("probabilities with three axes", normal((2, 3, 4), (2, 3, 4))), r"not \(2, 3, 4\)"),
+            *WEIGHT_BAD,
+            (
+                Case("probabilities, ignored", logits_and_probabilities(2, 3), SECOND),
+                "leave nothing out, so no ignore_index=1",
+            ),
+            (
+                Case("probabilities, too few weights", lambda rng: (*logits_and_probabilities(2, 3)(rng), np.ones(2))),
+                r"weight has shape \(2,\), expected \(3,\)",
+            ),
             (Case("smoothing above 1", scores(2, 3), {"label_smoothing": 1.5}), r"\[0, 1\], not 1\.5"),
         ),
     ),
     nll_loss=Reference(
         lambda torch: _long(torch.nn.functional.nll_loss),
-        (*CLASS_CASES, Case("log-probabilities", lambda rng: (np.log(rng.dirichlet([1, 1, 1], 4)), np.arange(4) % 3))),
+        (
+            *CLASS_CASES,
+            Case("log-probabilities", lambda rng: (np.log(rng.dirichlet([1, 1, 1], 4)), np.arange(4) % 3)),
+            *WEIGHT_CASES,
+        ),
         analytic=True,
-        extremes=(Case("impossible", fixed([[-np.inf, 0.0], [-1e4, 0.0]], [0, 0])),),
-        bad=CLASS_BAD,
+        constants=(2,),
+        extremes=(
+            Case("impossible", fixed([[-np.inf, 0.0], [-1e4, 0.0]], [0, 0])),
+            Case("impossible and ignored", fixed([[-np.inf, 0.0], [-1e4, 0.0]], [-100, 0])),
+        ),
+        bad=(*CLASS_BAD, *WEIGHT_BAD),
     ),
     kl_div=Reference(
         _torch_kl_div,

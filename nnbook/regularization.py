@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from nnbook._arrays import Array, Given, Tree
-from nnbook.backprop import absolute, flatten, maximum, primitive, unflatten
+from nnbook._arrays import SINGLE, Array, Given, OnTape, Tree, as_float, checked, to_dtype
+from nnbook.backprop import absolute, flatten, like, maximum, primitive
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Penalties: large weights cost something
@@ -31,6 +31,7 @@ def is_weight(name: str, leaf) -> bool:
     return np.ndim(getattr(leaf, "value", leaf)) >= 2
 
 
+@checked
 def l2_penalty(params: Tree, *, leaves: Callable[[str, Any], bool] = is_weight):
     """Half the sum of squares of the weights (:eq:`eq-l2_penalty`): minus the logarithm of a Gaussian prior.
 
@@ -52,6 +53,7 @@ def l2_penalty(params: Tree, *, leaves: Callable[[str, Any], bool] = is_weight):
     return 0.5 * sum((w * w).sum() for w in _chosen("l2_penalty", params, leaves))
 
 
+@checked
 def l1_penalty(params: Tree, *, leaves: Callable[[str, Any], bool] = is_weight):
     """Sum of the absolute weights (:eq:`eq-l1_penalty`): minus the logarithm of a Laplace prior.
 
@@ -68,7 +70,7 @@ def l1_penalty(params: Tree, *, leaves: Callable[[str, Any], bool] = is_weight):
 
 def _chosen(name, params, leaves):
     if not isinstance(params, dict):
-        return [params]
+        return [np.asarray(params) if isinstance(params, (int, float)) else params]
     named = flatten(params)
     chosen = [leaf for key, leaf in named.items() if leaves(key, leaf)]
     if not chosen:
@@ -77,7 +79,7 @@ def _chosen(name, params, leaves):
 
 
 @primitive
-def soft_threshold(x, *, threshold):
+def soft_threshold(x, *, threshold: float):
     """Every entry moved towards 0 by ``threshold``, and no further than 0 (:eq:`eq-soft_threshold`).
 
     It is the minimizer ``u`` of ``(u - x)^2 / 2 + threshold |u|``.
@@ -95,24 +97,19 @@ def soft_threshold(x, *, threshold):
     At the kinks ``|x| = threshold`` the derivative is taken as 0, as PyTorch does. PyTorch:
     ``torch.nn.functional.softshrink``, whose ``lambd`` it is. Source: :cite:`daubechies2004`.
     """
-    threshold = _threshold(threshold)
-    x = _as_float(x)
+    if not threshold >= 0:
+        raise ValueError(f"soft_threshold: threshold must be >= 0, not {threshold}")
     return x - np.clip(x, -threshold, threshold), None
 
 
 @soft_threshold.defvjp
 def soft_threshold_vjp(dy, saved, x, *, threshold):
     """:eq:`eq-soft_threshold-vjp`: what was set to 0 does not answer."""
-    return (np.where(np.abs(x) > _threshold(threshold), dy, 0),)
+    return (np.where(np.abs(x) > threshold, dy, 0),)
 
 
-def _threshold(threshold):
-    if not threshold >= 0:
-        raise ValueError(f"soft_threshold: threshold must be >= 0, not {threshold}")
-    return float(threshold)
-
-
-def proximal_step(params: Tree, *, lr: float, lam: float, leaves: Callable[[str, Any], bool] = is_weight) -> Tree:
+@checked
+def proximal_step(params: Any, *, lr: float, lam: float, leaves: Callable[[str, Any], bool] = is_weight) -> Tree:
     """What an L1 penalty adds to a step of gradient descent: a soft threshold at ``lr * lam`` (:eq:`eq-proximal_step`).
 
     Take a step on the loss without the penalty, then this one; weights that the loss holds too weakly become 0.
@@ -137,11 +134,12 @@ def proximal_step(params: Tree, *, lr: float, lam: float, leaves: Callable[[str,
     if not isinstance(params, dict):
         return soft_threshold(params, threshold=lr * lam)
     _chosen("proximal_step", params, leaves)
-    return unflatten(
+    return like(
+        params,
         {
             key: soft_threshold(leaf, threshold=lr * lam) if leaves(key, leaf) else leaf
             for key, leaf in flatten(params).items()
-        }
+        },
     )
 
 
@@ -150,6 +148,7 @@ def proximal_step(params: Tree, *, lr: float, lam: float, leaves: Callable[[str,
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def dropout_mask(rng: np.random.Generator, shape: int | tuple[int, ...], *, p: float) -> Array:
     """Which units stay: each one with probability ``1 - p``, independently (:eq:`eq-dropout_mask`).
 
@@ -164,7 +163,6 @@ def dropout_mask(rng: np.random.Generator, shape: int | tuple[int, ...], *, p: f
     Raises:
         ValueError: ``p`` is out of range.
     """
-    _rng("dropout_mask", rng)
     return rng.random(shape) >= _probability("dropout_mask", p)
 
 
@@ -188,7 +186,6 @@ def dropout(x, mask: Given | None = None, *, p=0.5):
     keep the expectation. Source: :cite:`srivastava2014`.
     """
     keep = 1 - _probability("dropout", p)
-    x = _as_float(x)
     if mask is None:
         return x, None
     if np.asarray(mask).dtype != bool:
@@ -201,13 +198,13 @@ def dropout(x, mask: Given | None = None, *, p=0.5):
 @dropout.defvjp
 def dropout_vjp(dy, saved, x, mask=None, *, p=0.5):
     """:eq:`eq-dropout-vjp`: the same mask and the same scale."""
-    return dy if mask is None else np.where(mask, dy / (1 - float(p)), 0), None
+    return dy if mask is None else np.where(mask, dy / (1 - p), 0), None
 
 
 def _probability(name, p):
     if not 0 <= p < 1:
         raise ValueError(f"{name}: p must lie in [0, 1), not {p}")
-    return float(p)
+    return p
 
 
 def _broadcasts(shape, to):
@@ -265,8 +262,8 @@ def _by_channel(a, x):
 
 def _check_channels(name, x, **arrays):
     """Whether ``x`` is (N, C, ...) and each of the arrays (C,)."""
-    if x.ndim < 2:
-        raise ValueError(f"{name}: x must have shape (N, C) or (N, C, ...), not {x.shape}")
+    if np.ndim(x) < 2:
+        raise ValueError(f"{name}: x must have shape (N, C) or (N, C, ...), not {np.shape(x)}")
     _check_shapes(name, x, x.shape[1:2], arrays)
 
 
@@ -281,7 +278,7 @@ def _check_shapes(name, x, shape, arrays):
 def _eps(name, eps):
     if not eps >= 0:
         raise ValueError(f"{name}: eps must be >= 0, not {eps}")
-    return float(eps)
+    return eps
 
 
 @primitive
@@ -308,7 +305,6 @@ def batch_norm(x, weight=None, bias=None, *, eps=1e-5):
     training=True)``, which wants ``eps > 0``, and accepts an empty batch (the running statistics are then nan). Source:
     :cite:`ioffe2015`.
     """
-    x = _as_float(x)
     _check_channels("batch_norm", x, weight=weight, bias=bias)
     _more_than_one("batch_norm", x)
     xhat, r = _standardize(x, _all_but_channels(x), _eps("batch_norm", eps))
@@ -356,7 +352,6 @@ def batch_norm_eval(x, mean, var, weight=None, bias=None, *, eps=1e-5):
 
     PyTorch: ``torch.nn.functional.batch_norm(..., training=False)``. Source: :cite:`ioffe2015`.
     """
-    x = _as_float(x)
     _check_channels("batch_norm_eval", x, mean=mean, var=var, weight=weight, bias=bias)
     if np.min(var, initial=0) < 0:
         raise ValueError(f"batch_norm_eval: a variance must be >= 0, not {np.min(var)}")
@@ -379,7 +374,11 @@ def batch_norm_eval_vjp(dy, saved, x, mean, var, weight=None, bias=None, *, eps=
     )
 
 
-def running_statistics(state: dict[str, Array], x, *, momentum: float | None = 0.1) -> dict[str, Array]:
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+
+
+@checked
+def running_statistics(state: dict[str, Array], x: Any, *, momentum: float | None = 0.1) -> dict[str, Array]:
     """The statistics for evaluation after one more training batch (:eq:`eq-running_statistics`).
 
     Args:
@@ -393,17 +392,18 @@ def running_statistics(state: dict[str, Array], x, *, momentum: float | None = 0
         values, unlike the one that training normalizes by.
 
     Raises:
-        ValueError: a channel has no more than one value, the shapes do not fit, or ``momentum`` is out of range.
+        ValueError: a channel has no more than one value, the shapes do not fit, the state lacks an entry, or
+            ``momentum`` is out of range.
 
     PyTorch: what ``torch.nn.BatchNorm1d`` does to its buffers. Source: :cite:`ioffe2015`.
     """
     if momentum is not None and not 0 <= momentum <= 1:
         raise ValueError(f"running_statistics: momentum must be None or lie in [0, 1], not {momentum}")
-    x = _as_float(getattr(x, "value", x))
-    _check_channels("running_statistics", x, running_mean=state["running_mean"], running_var=state["running_var"])
+    x = to_dtype(as_float("running_statistics: x", x.value if isinstance(x, OnTape) else x), SINGLE)
+    old_mean, old_var, batches = _statistics("running_statistics", state)
+    _check_channels("running_statistics", x, running_mean=old_mean, running_var=old_var)
     _more_than_one("running_statistics", x)
-    batches = int(state["num_batches_tracked"]) + 1
-    share = 1 / batches if momentum is None else float(momentum)
+    share = 1 / (batches + 1) if momentum is None else momentum
     axes = _all_but_channels(x)
     n = x.size // max(x.shape[1], 1)
     mean = _mean(x, axes)
@@ -413,12 +413,24 @@ def running_statistics(state: dict[str, Array], x, *, momentum: float | None = 0
         return ((1 - share) * old + share * new.reshape(old.shape)).astype(old.dtype)
 
     return {
-        "running_mean": mixed(state["running_mean"], mean),
-        "running_var": mixed(state["running_var"], var),
-        "num_batches_tracked": np.array(batches),
+        "running_mean": mixed(old_mean, mean),
+        "running_var": mixed(old_var, var),
+        "num_batches_tracked": np.array(batches + 1),
     }
 
 
+def _statistics(name, state):
+    """The running mean and variance, as floats, and how many batches they have seen."""
+    missing = [key for key in STATISTICS if key not in state]
+    if missing:
+        raise ValueError(f"{name}: the state has no entry {', '.join(map(repr, missing))}")
+    mean, var, batches = (as_float(f"{name}: {key}", state[key]) for key in STATISTICS)
+    if batches.shape != () or not batches >= 0:
+        raise ValueError(f"{name}: num_batches_tracked must be a count, not {batches}")
+    return mean, var, int(batches)
+
+
+@checked
 def batch_norm_init(
     num_features: int, *, affine: bool = True, dtype=np.float32
 ) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -441,10 +453,11 @@ def batch_norm_init(
     return {"weight": ones, "bias": zeros} if affine else {}, state
 
 
+@checked
 def batch_norm_layer(
     params: dict[str, Any],
     state: dict[str, Array],
-    x,
+    x: Any,
     *,
     training: bool,
     momentum: float | None = 0.1,
@@ -473,12 +486,13 @@ def batch_norm_layer(
     """
     weight, bias = params.get("weight"), params.get("bias")
     if not training:
-        return batch_norm_eval(x, state["running_mean"], state["running_var"], weight, bias, eps=eps), state
+        mean, var, _ = _statistics("batch_norm_layer", state)
+        return batch_norm_eval(x, mean, var, weight, bias, eps=eps), state
     return batch_norm(x, weight, bias, eps=eps), running_statistics(state, x, momentum=momentum)
 
 
 @primitive
-def layer_norm(x, weight=None, bias=None, *, normalized_shape=None, eps=1e-5):
+def layer_norm(x, weight=None, bias=None, *, normalized_shape: int | tuple[int, ...] | None = None, eps=1e-5):
     """Each example standardized over its own features, then scaled and shifted (:eq:`eq-layer_norm`).
 
     Args:
@@ -497,7 +511,6 @@ def layer_norm(x, weight=None, bias=None, *, normalized_shape=None, eps=1e-5):
 
     PyTorch: ``torch.nn.functional.layer_norm``, which demands ``normalized_shape``. Source: :cite:`ba2016`.
     """
-    x = _as_float(x)
     axes = _last_axes("layer_norm", x, normalized_shape, weight=weight, bias=bias)
     xhat, r = _standardize(x, axes, _eps("layer_norm", eps))
     return _affine(xhat, weight, bias), (xhat, r, axes)
@@ -518,16 +531,16 @@ def layer_norm_vjp(dy, saved, x, weight=None, bias=None, *, normalized_shape=Non
 def _last_axes(name, x, shape, **arrays):
     """The axes to normalize over, once everything fits."""
     if shape is None:
-        shape = next((np.shape(a) for a in arrays.values() if a is not None), x.shape[-1:])
-    shape = tuple(np.atleast_1d(shape).tolist())
-    if not 0 < len(shape) <= x.ndim or x.shape[x.ndim - len(shape) :] != shape:
-        raise ValueError(f"{name}: x of shape {x.shape} does not end in the normalized shape {shape}")
+        shape = next((np.shape(a) for a in arrays.values() if a is not None), np.shape(x)[-1:])
+    shape = (shape,) if isinstance(shape, int) else shape
+    if not shape or np.shape(x)[-len(shape) :] != shape:
+        raise ValueError(f"{name}: x of shape {np.shape(x)} does not end in the normalized shape {shape}")
     _check_shapes(name, x, shape, arrays)
     return tuple(range(x.ndim - len(shape), x.ndim))
 
 
 @primitive
-def group_norm(x, weight=None, bias=None, *, num_groups, eps=1e-5):
+def group_norm(x, weight=None, bias=None, *, num_groups: int, eps=1e-5):
     """Each example standardized over groups of channels, then scaled and shifted by channel (:eq:`eq-group_norm`).
 
     One group is a layer norm over all of an example, a group for each channel is instance normalization.
@@ -548,7 +561,6 @@ def group_norm(x, weight=None, bias=None, *, num_groups, eps=1e-5):
     A group with a single value becomes the bias. PyTorch: ``torch.nn.functional.group_norm``, which refuses single
     values where they are the only ones. Source: :cite:`wu2018`.
     """
-    x = _as_float(x)
     _check_channels("group_norm", x, weight=weight, bias=bias)
     if num_groups < 1 or x.shape[1] % num_groups:
         raise ValueError(f"group_norm: {num_groups} groups do not divide the {x.shape[1]} channels of shape {x.shape}")
@@ -576,14 +588,15 @@ def _groups(x, num_groups):
 
 
 @primitive
-def rms_norm(x, weight=None, *, normalized_shape=None, eps=None):
+def rms_norm(x, weight=None, *, normalized_shape: int | tuple[int, ...] | None = None, eps: float | None = None):
     """Each example divided by the root mean square of its features, then scaled (:eq:`eq-rms_norm`).
 
     Args:
         x: (..., S), where S may be several axes. The mean square is taken over these.
         weight: S, the scales, or ``None`` for 1.
         normalized_shape: S, a number or a tuple. By default the shape of ``weight``, or else the last axis alone.
-        eps: added to the mean square, >= 0. ``None`` is the machine epsilon of the dtype of ``x``, as in PyTorch.
+        eps: added to the mean square, >= 0. ``None`` is the machine epsilon of the dtype of ``x``, as in PyTorch, and
+            for float16 that of float32, in which it is computed.
 
     Returns:
         The shape of ``x``. Unlike :func:`layer_norm` it takes no mean out and adds no shift.
@@ -593,7 +606,6 @@ def rms_norm(x, weight=None, *, normalized_shape=None, eps=None):
 
     PyTorch: ``torch.nn.functional.rms_norm``, which demands ``normalized_shape``. Source: :cite:`zhang2019rms`.
     """
-    x = _as_float(x)
     axes = _last_axes("rms_norm", x, normalized_shape, weight=weight)
     r = 1 / np.sqrt(_mean(x * x, axes) + _eps("rms_norm", np.finfo(x.dtype).eps if eps is None else eps))
     xhat = x * r
@@ -612,6 +624,7 @@ def rms_norm_vjp(dy, saved, x, weight=None, *, normalized_shape=None, eps=None):
     return dx, lambda: (dy * xhat).sum(tuple(range(x.ndim - len(axes))))
 
 
+@checked
 def layer_norm_init(normalized_shape: int | tuple[int, ...], *, dtype=np.float32) -> dict[str, Array]:
     """Scales 1 and shifts 0 of that shape: ``weight`` and ``bias``, as in ``torch.nn.LayerNorm``.
 
@@ -621,6 +634,7 @@ def layer_norm_init(normalized_shape: int | tuple[int, ...], *, dtype=np.float32
     return dict(zip(("weight", "bias"), _ones_and_zeros("layer_norm_init", normalized_shape, dtype), strict=True))
 
 
+@checked
 def group_norm_init(num_channels: int, *, dtype=np.float32) -> dict[str, Array]:
     """A scale 1 and a shift 0 for each channel: ``weight`` and ``bias``, as in ``torch.nn.GroupNorm``.
 
@@ -630,6 +644,7 @@ def group_norm_init(num_channels: int, *, dtype=np.float32) -> dict[str, Array]:
     return dict(zip(("weight", "bias"), _ones_and_zeros("group_norm_init", num_channels, dtype), strict=True))
 
 
+@checked
 def rms_norm_init(normalized_shape: int | tuple[int, ...], *, dtype=np.float32) -> dict[str, Array]:
     """Scales 1 of that shape: ``weight``, as in ``torch.nn.RMSNorm``.
 
@@ -642,18 +657,12 @@ def rms_norm_init(normalized_shape: int | tuple[int, ...], *, dtype=np.float32) 
 def _ones_and_zeros(name, shape, dtype):
     if np.min(shape, initial=0) < 0:
         raise ValueError(f"{name}: sizes must be >= 0, not {shape}")
-    return np.ones(shape, _float(dtype)), np.zeros(shape, _float(dtype))
+    return np.ones(shape, dtype), np.zeros(shape, dtype)
 
 
-def _as_float(a):
-    """Integers and booleans count as float64; floats (and complex numbers) stay what they are."""
+def _as_float(a):  # of nnbook.cnn
     a = np.asarray(a)
     return a.astype(np.float64) if a.dtype.kind in "biu" else a
-
-
-def _rng(name, rng):
-    if not isinstance(rng, np.random.Generator):
-        raise ValueError(f"{name}: rng must be a numpy.random.Generator, not {type(rng).__name__}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -661,6 +670,7 @@ def _rng(name, rng):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def fan_in_and_fan_out(shape: tuple[int, ...]) -> tuple[int, int]:
     """How many inputs feed one output of a layer, and how many outputs one input feeds.
 
@@ -679,6 +689,7 @@ def fan_in_and_fan_out(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[1] * taps, shape[0] * taps
 
 
+@checked
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """The factor by which a weight's standard deviation makes up for what the nonlinearity does to the variance.
 
@@ -707,6 +718,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     return gains[nonlinearity]
 
 
+@checked
 def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...], *, gain: float = 1.0, dtype=np.float32) -> Array:
     """Weights drawn uniformly from ``(-a, a)`` with ``a = gain * sqrt(6 / (fan_in + fan_out))``.
 
@@ -724,6 +736,7 @@ def xavier_uniform(rng: np.random.Generator, shape: tuple[int, ...], *, gain: fl
     return _uniform(rng, shape, _xavier_std(shape, gain), dtype)
 
 
+@checked
 def xavier_normal(rng: np.random.Generator, shape: tuple[int, ...], *, gain: float = 1.0, dtype=np.float32) -> Array:
     """Normal weights of mean 0 and standard deviation ``gain * sqrt(2 / (fan_in + fan_out))`` (:eq:`eq-xavier_normal`).
 
@@ -734,12 +747,13 @@ def xavier_normal(rng: np.random.Generator, shape: tuple[int, ...], *, gain: flo
     return _normal(rng, shape, _xavier_std(shape, gain), dtype)
 
 
+@checked
 def he_uniform(
     rng: np.random.Generator,
     shape: tuple[int, ...],
     *,
     a: float = 0.0,
-    mode: str = "fan_in",
+    mode: Literal["fan_in", "fan_out"] = "fan_in",
     nonlinearity: str = "leaky_relu",
     dtype=np.float32,
 ) -> Array:
@@ -762,12 +776,13 @@ def he_uniform(
     return _uniform(rng, shape, _he_std(shape, a, mode, nonlinearity), dtype)
 
 
+@checked
 def he_normal(
     rng: np.random.Generator,
     shape: tuple[int, ...],
     *,
     a: float = 0.0,
-    mode: str = "fan_in",
+    mode: Literal["fan_in", "fan_out"] = "fan_in",
     nonlinearity: str = "leaky_relu",
     dtype=np.float32,
 ) -> Array:
@@ -780,6 +795,7 @@ def he_normal(
     return _normal(rng, shape, _he_std(shape, a, mode, nonlinearity), dtype)
 
 
+@checked
 def orthogonal(rng: np.random.Generator, shape: tuple[int, ...], *, gain: float = 1.0, dtype=np.float32) -> Array:
     """A random orthogonal matrix, every one as likely as any other, times ``gain`` (:eq:`eq-orthogonal`).
 
@@ -802,26 +818,27 @@ def orthogonal(rng: np.random.Generator, shape: tuple[int, ...], *, gain: float 
     into Q, or Q would not be uniform. PyTorch: ``torch.nn.init.orthogonal_``; the same distribution, other numbers.
     Source: :cite:`saxe2014`; the signs: :cite:`mezzadri2007`.
     """
-    if not gain >= 0:
-        raise ValueError(f"gain must be >= 0, not {gain}")
+    _check_gain(gain)
     if len(shape) < 2 or min(shape) < 0:
         raise ValueError(f"an orthogonal weight needs a shape (out, in, ...) with sizes >= 0, not {shape}")
     rows, columns = shape[0], math.prod(shape[1:])
     q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
     q *= np.sign(np.diag(r))
-    return (gain * (q if rows >= columns else q.T)).reshape(shape).astype(_float(dtype))
+    return (gain * (q if rows >= columns else q.T)).reshape(shape).astype(dtype)
 
 
 def _xavier_std(shape, gain):
-    if not gain >= 0:
-        raise ValueError(f"gain must be >= 0, not {gain}")
+    _check_gain(gain)
     fans = sum(fan_in_and_fan_out(shape))
     return gain * math.sqrt(2 / fans) if fans else 0.0
 
 
+def _check_gain(gain):
+    if not 0 <= gain < math.inf:
+        raise ValueError(f"gain must be >= 0 and finite, not {gain}")
+
+
 def _he_std(shape, a, mode, nonlinearity):
-    if mode not in ("fan_in", "fan_out"):
-        raise ValueError(f"mode must be 'fan_in' or 'fan_out', not {mode!r}")
     fan = fan_in_and_fan_out(shape)[mode == "fan_out"]
     gain = calculate_gain(nonlinearity, a)
     return gain / math.sqrt(fan) if fan else 0.0
@@ -829,18 +846,11 @@ def _he_std(shape, a, mode, nonlinearity):
 
 def _uniform(rng, shape, std, dtype):
     bound = math.sqrt(3) * std  # the uniform distribution on (-b, b) has variance b^2 / 3
-    return rng.uniform(-bound, bound, shape).astype(_float(dtype))
+    return rng.uniform(-bound, bound, shape).astype(dtype)
 
 
 def _normal(rng, shape, std, dtype):
-    return (std * rng.standard_normal(shape)).astype(_float(dtype))
-
-
-def _float(dtype):
-    dtype = np.dtype(dtype)
-    if dtype.kind != "f":
-        raise ValueError(f"weights need a float dtype, not {dtype}")
-    return dtype
+    return (std * rng.standard_normal(shape)).astype(dtype)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -848,6 +858,7 @@ def _float(dtype):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def ridge(x, y, *, lam: float) -> Array:
     """The ``w`` that minimizes ``|x w - y|^2 + lam |w|^2`` (:eq:`eq-ridge`), by the singular values of ``x``.
 
@@ -860,20 +871,22 @@ def ridge(x, y, *, lam: float) -> Array:
         (D,) or (D, K).
 
     Raises:
-        ValueError: the shapes do not fit, or ``lam`` is negative.
+        ValueError: the shapes do not fit, a number is not finite, or ``lam`` is negative.
 
     Singular values that rounding cannot tell from 0, below ``max(N, D) * eps`` of the largest, count as 0. PyTorch has
     no such function; scikit-learn: ``Ridge(alpha=lam, fit_intercept=False)``. Source: :cite:`hoerl1970`.
     """
     if not lam >= 0:
         raise ValueError(f"ridge: lam must be >= 0, not {lam}")
-    x, y = _as_float(x), _as_float(y)
     if x.ndim != 2 or y.ndim not in (1, 2) or len(x) != len(y):
         raise ValueError(f"ridge: x has shape {x.shape}, y has shape {y.shape}; expected (N, D), and (N,) or (N, K)")
+    for name, a in (("x", x), ("y", y)):
+        if not np.isfinite(a).all():
+            raise ValueError(f"ridge: {name} contains nan or an infinity, for which there is no best fit")
     u, s, vt = np.linalg.svd(x, full_matrices=False)
     keep = s > max(x.shape) * np.finfo(s.dtype).eps * s.max(initial=0)
     u, s, vt = u[:, keep], s[keep], vt[keep]
-    shrunk = s / (s * s + float(lam))
+    shrunk = s / (s * s + lam)
     return vt.T @ ((u.T @ y).T * shrunk).T
 
 
@@ -887,6 +900,7 @@ def min_norm(x, y) -> Array:
     return ridge(x, y, lam=0.0)
 
 
+@checked
 def random_features_init(
     rng: np.random.Generator, in_features: int, count: int, *, dtype=np.float64
 ) -> dict[str, Array]:
@@ -895,7 +909,6 @@ def random_features_init(
     Raises:
         ValueError: ``in_features`` is below 1, ``count`` negative, or ``dtype`` is not a float type.
     """
-    _rng("random_features_init", rng)
     if in_features < 1 or count < 0:
         raise ValueError(f"random features need in_features >= 1 and count >= 0, not {in_features} and {count}")
     return {
@@ -904,7 +917,8 @@ def random_features_init(
     }
 
 
-def random_features(params: dict[str, Array], x):
+@checked
+def random_features(params: Tree, x):
     """``relu(x W^T + b) / sqrt(count)`` with frozen ``W`` and ``b`` (:eq:`eq-random_features`).
 
     Args:
@@ -919,12 +933,17 @@ def random_features(params: dict[str, Array], x):
 
     Source: :cite:`rahimi2007`.
     """
+    if not isinstance(params, dict):
+        raise ValueError("random_features: params must be a dict")
     weight, bias = params["weight"], params["bias"]
-    if np.ndim(x) != 2 or np.shape(x)[1] != weight.shape[1]:
-        raise ValueError(f"random_features: x of shape {np.shape(x)} does not fit weight of shape {weight.shape}")
+    if np.ndim(weight) != 2 or np.ndim(x) != 2 or x.shape[1] != weight.shape[1]:
+        raise ValueError(f"random_features: x of shape {np.shape(x)} does not fit weight of shape {np.shape(weight)}")
+    if np.shape(bias) != np.shape(weight)[:1]:
+        raise ValueError(f"random_features: bias of shape {np.shape(bias)} does not fit weight of shape {weight.shape}")
     return maximum(x @ weight.T + bias, 0.0) / math.sqrt(max(len(weight), 1))
 
 
+@checked
 def bias_variance(predictions, truth) -> tuple[float, float]:
     """Two parts of the squared error: of the mean prediction, and of the scatter about it (:eq:`eq-bias_variance`).
 
@@ -941,7 +960,6 @@ def bias_variance(predictions, truth) -> tuple[float, float]:
 
     Source: :cite:`geman1992`.
     """
-    predictions, truth = _as_float(predictions), _as_float(truth)
     if predictions.shape[1:] != truth.shape or predictions.ndim == 0 or predictions.size == 0:
         raise ValueError(
             f"bias_variance: predictions have shape {predictions.shape}, truth has shape {truth.shape}; expected "
@@ -956,7 +974,8 @@ def bias_variance(predictions, truth) -> tuple[float, float]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def warp(images, rows, columns, *, fill: float = 0.0) -> Array:
+@checked
+def warp(images, rows: Given, columns: Given, *, fill: float = 0.0) -> Array:
     """Each pixel fetched from another place of its image, with linear interpolation (:eq:`eq-warp`).
 
     Args:
@@ -974,7 +993,7 @@ def warp(images, rows, columns, *, fill: float = 0.0) -> Array:
     PyTorch: ``torch.nn.functional.grid_sample(..., align_corners=True)``, whose places run from -1 to 1 and start with
     the column.
     """
-    images = _images("warp", images)
+    _check_images("warp", images)
     shape = (len(images), *images.shape[-2:])
     for name, where in (("rows", rows), ("columns", columns)):
         if np.shape(where) not in (shape, shape[1:]):
@@ -996,19 +1015,23 @@ def warp(images, rows, columns, *, fill: float = 0.0) -> Array:
         return np.take_along_axis(padded, corner + (down * (W + 2) + right), axis=2).reshape(images.shape)
 
     a, b = (rest.reshape(len(images), *[1] * (images.ndim - 3), H, W) for rest in (a, b))
-    upper = (1 - b) * pixel(0, 0) + b * pixel(0, 1)
-    lower = (1 - b) * pixel(1, 0) + b * pixel(1, 1)
-    return (1 - a) * upper + a * lower
+    return _between(_between(pixel(0, 0), pixel(0, 1), b), _between(pixel(1, 0), pixel(1, 1), b), a)
+
+
+def _between(p, q, share):
+    """``(1 - share) p + share q``; what has a share of 0 is left out, nan and infinities too."""
+    return (1 - share) * np.where(share == 1, 0, p) + share * np.where(share == 0, 0, q)
 
 
 def _whole_and_rest(where, size, dtype):
     """A place among ``size`` pixels as the number of the pixel before it, in the padded image, and a rest in [0, 1]."""
-    where = np.clip(where, -1, size) + 1.0  # from one pixel beyond the edge on, all is fill
+    where = np.clip(where.astype(float), -1, size) + 1.0  # from one pixel beyond the edge on, all is fill
     whole = np.minimum(where.astype(np.intp), size)
     return whole, (where - whole).astype(dtype)
 
 
-def shift(images, offset, *, fill: float = 0.0) -> Array:
+@checked
+def shift(images, offset: Given, *, fill: float = 0.0) -> Array:
     """Images moved by ``offset`` pixels, down and to the right.
 
     Args:
@@ -1023,8 +1046,8 @@ def shift(images, offset, *, fill: float = 0.0) -> Array:
     Raises:
         ValueError: the shapes do not fit, or an offset is not finite.
     """
-    images = _images("shift", images)
-    offset = np.asarray(offset, float)
+    _check_images("shift", images)
+    offset = offset.astype(float)
     if offset.shape not in ((2,), (len(images), 2)):
         raise ValueError(
             f"shift: offset of shape {offset.shape} does not fit images of shape {images.shape}; expected (2,) or "
@@ -1035,7 +1058,8 @@ def shift(images, offset, *, fill: float = 0.0) -> Array:
     return warp(images, i - offset[:, 0], j - offset[:, 1], fill=fill)
 
 
-def rotate(images, degrees, *, fill: float = 0.0) -> Array:
+@checked
+def rotate(images, degrees: Given, *, fill: float = 0.0) -> Array:
     """Images turned counter-clockwise about their centre (:eq:`eq-rotate`).
 
     Args:
@@ -1049,8 +1073,8 @@ def rotate(images, degrees, *, fill: float = 0.0) -> Array:
     Raises:
         ValueError: the shapes do not fit, or an angle is not finite.
     """
-    images = _images("rotate", images)
-    degrees = np.asarray(degrees, float)
+    _check_images("rotate", images)
+    degrees = degrees.astype(float)
     if degrees.shape not in ((), (len(images),)):
         raise ValueError(
             f"rotate: degrees of shape {degrees.shape} do not fit images of shape {images.shape}; expected a number or "
@@ -1068,32 +1092,33 @@ def rotate(images, degrees, *, fill: float = 0.0) -> Array:
     return warp(images, rows, columns, fill=fill)
 
 
+@checked
 def random_shift(rng: np.random.Generator, images, *, most: int = 2, fill: float = 0.0) -> Array:
     """Every image moved by whole pixels, each direction uniform in ``-most ... most``.
 
     Raises:
         ValueError: the images have no two axes after the first, or ``most`` is negative or not an integer.
     """
-    _rng("random_shift", rng)
-    if not isinstance(most, (int, np.integer)) or most < 0:
-        raise ValueError(f"random_shift: most must be an integer >= 0, not {most!r}")
-    images = _images("random_shift", images)
+    if most < 0:
+        raise ValueError(f"random_shift: most must be >= 0 pixels, not {most}")
+    _check_images("random_shift", images)
     return shift(images, rng.integers(-most, most, (len(images), 2), endpoint=True), fill=fill)
 
 
+@checked
 def random_rotation(rng: np.random.Generator, images, *, most: float = 15.0, fill: float = 0.0) -> Array:
     """Every image turned about its centre by an angle uniform in ``[-most, most]`` degrees.
 
     Raises:
         ValueError: the images have no two axes after the first, or ``most`` is negative.
     """
-    _rng("random_rotation", rng)
-    if not most >= 0:
-        raise ValueError(f"random_rotation: most must be >= 0 degrees, not {most}")
-    images = _images("random_rotation", images)
+    if not 0 <= most < math.inf:
+        raise ValueError(f"random_rotation: most must be >= 0 degrees and finite, not {most}")
+    _check_images("random_rotation", images)
     return rotate(images, rng.uniform(-most, most, len(images)), fill=fill)
 
 
+@checked
 def random_elastic(
     rng: np.random.Generator, images, *, alpha: float = 2.0, sigma: float = 4.0, fill: float = 0.0
 ) -> Array:
@@ -1118,10 +1143,9 @@ def random_elastic(
     """
     from scipy.ndimage import gaussian_filter1d  # here, because importing it takes longer than the rest of nnbook
 
-    _rng("random_elastic", rng)
-    if not (alpha >= 0 and sigma > 0):
-        raise ValueError(f"random_elastic: alpha must be >= 0 and sigma > 0, not {alpha} and {sigma}")
-    images = _images("random_elastic", images)
+    if not (0 <= alpha < math.inf and 0 < sigma < math.inf):
+        raise ValueError(f"random_elastic: alpha must be >= 0 and sigma > 0, both finite, not {alpha} and {sigma}")
+    _check_images("random_elastic", images)
     noise = rng.uniform(-1, 1, (len(images), 2, *images.shape[-2:]))
     down, right = (gaussian_filter1d(np.eye(n), sigma, axis=0, mode="reflect") for n in images.shape[-2:])
     field = down @ noise @ right.T  # the filter of the unit vectors is the filter as a matrix, and faster so
@@ -1131,6 +1155,7 @@ def random_elastic(
     return warp(images, i + field[:, 0], j + field[:, 1], fill=fill)
 
 
+@checked
 def gaussian_noise(rng: np.random.Generator, x, *, std: float) -> Array:
     """``x`` plus independent normal noise of standard deviation ``std``; floats keep their dtype. Nothing is clipped.
 
@@ -1139,13 +1164,12 @@ def gaussian_noise(rng: np.random.Generator, x, *, std: float) -> Array:
     Raises:
         ValueError: ``std`` is negative.
     """
-    _rng("gaussian_noise", rng)
-    if not std >= 0:
-        raise ValueError(f"gaussian_noise: std must be >= 0, not {std}")
-    x = _as_float(x)
-    return x + (float(std) * rng.standard_normal(x.shape)).astype(x.dtype)
+    if not 0 <= std < math.inf:
+        raise ValueError(f"gaussian_noise: std must be >= 0 and finite, not {std}")
+    return x + (std * rng.standard_normal(x.shape)).astype(x.dtype)
 
 
+@checked
 def cutout(rng: np.random.Generator, images, *, size: int, fill: float = 0.0) -> Array:
     """A square of ``size`` pixels about a random pixel painted over in every image; the border may cut it.
 
@@ -1163,10 +1187,9 @@ def cutout(rng: np.random.Generator, images, *, size: int, fill: float = 0.0) ->
 
     Source: :cite:`devries2017`.
     """
-    _rng("cutout", rng)
-    if not isinstance(size, (int, np.integer)) or size < 0:
-        raise ValueError(f"cutout: size must be an integer >= 0, not {size!r}")
-    images = _images("cutout", images)
+    if size < 0:
+        raise ValueError(f"cutout: size must be >= 0 pixels, not {size}")
+    _check_images("cutout", images)
     inside = []
     for n in images.shape[-2:]:
         first = rng.integers(0, max(n, 1), len(images))[:, None] - size // 2
@@ -1175,8 +1198,9 @@ def cutout(rng: np.random.Generator, images, *, size: int, fill: float = 0.0) ->
     return np.where(square.reshape(len(images), *[1] * (images.ndim - 3), *images.shape[-2:]), fill, images)
 
 
+@checked
 def mixup(
-    rng: np.random.Generator, x, labels, *, alpha: float = 0.2, classes: int | None = None
+    rng: np.random.Generator, x, labels: Given, *, alpha: float = 0.2, classes: int | None = None
 ) -> tuple[Array, Array]:
     """Every example mixed with another one, and their labels in the same proportion (:eq:`eq-mixup`).
 
@@ -1199,26 +1223,24 @@ def mixup(
 
     Source: :cite:`zhang2018mixup`, whose program draws one proportion for a whole batch.
     """
-    _rng("mixup", rng)
-    if not alpha > 0:
-        raise ValueError(f"mixup: alpha must be positive, not {alpha}")
-    x = _as_float(x)
+    if not 0 < alpha < math.inf:
+        raise ValueError(f"mixup: alpha must be positive and finite, not {alpha}")
     y = _probabilities(x, labels, classes)
     share = rng.beta(alpha, alpha, len(x)).astype(x.dtype)
     partner = rng.permutation(len(x))
 
     def mixed(a):
-        of_own = share.reshape(-1, *[1] * (a.ndim - 1))
-        return of_own * a + (1 - of_own) * a[partner]
+        return _between(a[partner], a, share.reshape(-1, *[1] * (a.ndim - 1)))
 
     return mixed(x), mixed(y)
 
 
 def _probabilities(x, labels, classes):
-    labels = np.asarray(labels)
     if x.ndim == 0 or labels.ndim not in (1, 2) or len(labels) != len(x):
         raise ValueError(f"mixup: x has shape {x.shape}, labels have shape {labels.shape}; expected (N, ...) and (N,)")
     if labels.ndim == 2:
+        if classes not in (None, labels.shape[1]):
+            raise ValueError(f"mixup: labels of shape {labels.shape} are not those of {classes} classes")
         return labels.astype(x.dtype)
     if classes is None or labels.dtype.kind not in "iu":
         raise ValueError(f"mixup: labels of shape (N,) must be integers, with classes=C, not {labels.dtype}, {classes}")
@@ -1226,14 +1248,14 @@ def _probabilities(x, labels, classes):
         raise ValueError(
             f"mixup: labels must lie in 0..{classes - 1} for {classes} classes, not in {labels.min()}..{labels.max()}"
         )
-    return np.eye(classes, dtype=x.dtype)[labels]
+    one_hot = np.zeros((len(labels), classes), x.dtype)
+    one_hot[np.arange(len(labels)), labels] = 1
+    return one_hot
 
 
-def _images(name, images):
-    images = _as_float(images)
+def _check_images(name, images):
     if images.ndim < 3:
         raise ValueError(f"{name}: images must have shape (N, ..., H, W), not {images.shape}")
-    return images
 
 
 def _pixels(images):

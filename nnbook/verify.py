@@ -548,6 +548,7 @@ def _expect(row: Row, s: Sample, what: str, ours, like) -> None:
 def _raw_vjp(op: Primitive, args, s: Sample, saved=None, dy=None) -> list[Any]:
     """The VJP without the tape: cotangents of the differentiated arguments, ``None`` for the others."""
     assert op.vjp is not None
+    args = op.as_floats(args)
     with _strict():
         if saved is None:
             _, saved = op.forward(*args, **s.static)
@@ -698,7 +699,7 @@ def _vjp_alone(op, reference, seed) -> Row:
     for dtype, s in _samples(reference, seed):
         with row.case(f"{s.case.name} {dtype}"):
             _, *grads = run(op, s.copy(), s.static, s.places, s.dy)
-            args = s.copy()
+            args = op.as_floats(s.copy())
             _, saved = op.forward(*args, **s.static)
             with contextlib.suppress(ValueError):  # a VJP that reads a global instead of saved now reads the wrong one
                 op.forward(*(a / 2 if i in s.places else a for i, a in enumerate(s.copy())), **s.static)

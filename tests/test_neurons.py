@@ -595,7 +595,7 @@ def test_mlp_init_has_he_variance_and_the_keys_of_sequential():
     assert params["0"]["weight"].std() == pytest.approx(math.sqrt(2 / 300), rel=0.02)
     assert not params["2"]["bias"].any()
     assert mlp_init(np.random.default_rng(0), (2, 1), dtype=np.float64)["0"]["weight"].dtype == np.float64
-    with pytest.raises(ValueError, match=r"at least an input and an output, not \(3,\)"):
+    with pytest.raises(ValueError, match=r"at least an input and an output.* not \(3,\)"):
         mlp_init(np.random.default_rng(0), (3,))
 
 
@@ -683,11 +683,28 @@ def test_a_numpy_number_as_option_keeps_float32(f, name):
 
 def test_what_cannot_start_a_network_is_named():
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match="float dtype, not int64"):
+    with pytest.raises(ValueError, match="dtype of floats, not int64"):
         linear_init(rng, 3, 2, dtype=int)
     with pytest.raises(ValueError, match=r"rng must be a numpy\.random\.Generator"):
         mlp_init(np.random, (3, 2))
     with pytest.raises(ValueError, match=r"axis must be an integer, not 1\.0"):
         softmax(np.ones((2, 2)), axis=1.0)
-    with pytest.raises(ValueError, match="contains nan"):
-        perceptron([[np.nan]], [1])
+    for number in (np.nan, INF):
+        with pytest.raises(ValueError, match="contains nan or an infinity"):
+            perceptron([[number]], [1])
+    with pytest.raises(ValueError, match="all >= 0"):
+        mlp_init(rng, (3, -2))
+    with pytest.raises(ValueError, match="the parameters have no layer"):
+        mlp({}, np.ones((2, 3)))
+    with pytest.raises(ValueError, match="one is called 'norm'"):
+        mlp({"norm": {"weight": np.ones((2, 3))}}, np.ones((2, 3)))
+    with pytest.raises(ValueError, match="no entry 'weight'"):
+        mlp({"0": {"bias": np.ones(2)}}, np.ones((2, 3)))
+
+
+@pytest.mark.parametrize("f", [step, sigmoid, tanh, relu, leaky_relu, elu, selu, softplus, silu, gelu], ids=repr)
+@pytest.mark.parametrize("number", [3, True, np.int64(3), np.bool_(True), np.array(3)], ids=lambda x: type(x).__name__)
+def test_a_whole_number_counts_as_a_float(f, number):
+    y = f(number)
+    assert np.result_type(y) == np.float64
+    assert np.isclose(y, f(float(number)), rtol=1e-15)

@@ -841,16 +841,16 @@ def test_fans_count_the_taps_of_a_kernel():
         (lambda rng: xavier_normal(rng, (3, -1)), r"\(3, -1\)"),
         (lambda rng: he_normal(rng, (3, 2), mode="in"), "'fan_in' or 'fan_out', not 'in'"),
         (lambda rng: he_normal(rng, (3, 2), nonlinearity="gelu"), "'gelu'"),
-        (lambda rng: xavier_uniform(rng, (3, 2), gain=-1), "gain must be >= 0, not -1"),
-        (lambda rng: he_uniform(rng, (3, 2), dtype=int), "float dtype, not int64"),
+        (lambda rng: xavier_uniform(rng, (3, 2), gain=-1), "gain must be >= 0 and finite, not -1"),
+        (lambda rng: he_uniform(rng, (3, 2), dtype=int), "dtype of floats, not int64"),
         (lambda rng: orthogonal(rng, (3,)), r"\(out, in, \.\.\.\).*\(3,\)"),
         (lambda rng: orthogonal(rng, (3, -1)), r"\(3, -1\)"),
-        (lambda rng: orthogonal(rng, (3, 2), gain=-1.0), "gain must be >= 0, not -1.0"),
-        (lambda rng: orthogonal(rng, (3, 2), dtype=int), "float dtype, not int64"),
+        (lambda rng: orthogonal(rng, (3, 2), gain=-1.0), "gain must be >= 0 and finite, not -1.0"),
+        (lambda rng: orthogonal(rng, (3, 2), dtype=int), "dtype of floats, not int64"),
         (lambda rng: batch_norm_init(-1), "batch_norm_init: sizes must be >= 0, not -1"),
         (lambda rng: layer_norm_init((3, -1)), r"layer_norm_init: sizes must be >= 0, not \(3, -1\)"),
-        (lambda rng: group_norm_init(3, dtype=int), "float dtype, not int64"),
-        (lambda rng: rms_norm_init(3, dtype=int), "float dtype, not int64"),
+        (lambda rng: group_norm_init(3, dtype=int), "dtype of floats, not int64"),
+        (lambda rng: rms_norm_init(3, dtype=int), "dtype of floats, not int64"),
         (lambda rng: l2_penalty({"w": np.ones(3)}), "l2_penalty: none of the leaves w is chosen"),
         (lambda rng: l1_penalty({"w": np.ones(3)}), "l1_penalty: none of the leaves w is chosen"),
         (lambda rng: proximal_step({"w": np.ones(3)}, lr=0.1, lam=1.0), "proximal_step: none of the leaves w"),
@@ -1243,20 +1243,29 @@ IMAGES = np.zeros((4, 5, 6))
         (lambda rng: rotate(IMAGES, np.inf), "degrees must be finite"),
         (lambda rng: warp(IMAGES, np.zeros((6, 5)), np.zeros((5, 6))), r"rows of shape \(6, 5\).*\(4, 5, 6\)"),
         (lambda rng: warp(IMAGES, np.zeros((5, 6)), np.zeros((3, 5, 6))), r"columns of shape \(3, 5, 6\).*\(4, 5, 6\)"),
-        (lambda rng: random_shift(rng, IMAGES, most=-1), "most must be an integer >= 0, not -1"),
-        (lambda rng: random_shift(rng, IMAGES, most=1.5), "most must be an integer >= 0, not 1.5"),
-        (lambda rng: random_rotation(rng, IMAGES, most=-1.0), "most must be >= 0 degrees, not -1.0"),
-        (lambda rng: random_elastic(rng, IMAGES, alpha=-1.0), "alpha must be >= 0 and sigma > 0, not -1.0 and 4.0"),
-        (lambda rng: random_elastic(rng, IMAGES, sigma=0.0), "alpha must be >= 0 and sigma > 0, not 2.0 and 0.0"),
-        (lambda rng: gaussian_noise(rng, IMAGES, std=-1.0), "std must be >= 0, not -1.0"),
-        (lambda rng: cutout(rng, IMAGES, size=-1), "size must be an integer >= 0, not -1"),
+        (lambda rng: random_shift(rng, IMAGES, most=-1), "most must be >= 0 pixels, not -1"),
+        (lambda rng: random_shift(rng, IMAGES, most=1.5), "most must be an integer, not 1.5"),
+        (lambda rng: random_rotation(rng, IMAGES, most=-1.0), "most must be >= 0 degrees and finite, not -1.0"),
+        (
+            lambda rng: random_elastic(rng, IMAGES, alpha=-1.0),
+            "sigma > 0, both finite, not -1.0 and 4.0",
+        ),
+        (
+            lambda rng: random_elastic(rng, IMAGES, sigma=0.0),
+            "sigma > 0, both finite, not 2.0 and 0.0",
+        ),
+        (lambda rng: gaussian_noise(rng, IMAGES, std=-1.0), "std must be >= 0 and finite, not -1.0"),
+        (lambda rng: cutout(rng, IMAGES, size=-1), "size must be >= 0 pixels, not -1"),
         (lambda rng: cutout(rng, np.zeros((5, 6)), size=1), r"\(5, 6\)"),
         (lambda rng: mixup(rng, IMAGES, np.zeros(4, int)), "with classes=C"),
         (lambda rng: mixup(rng, IMAGES, np.zeros(4), classes=3), "must be integers.*float64"),
         (lambda rng: mixup(rng, IMAGES, np.zeros(3, int), classes=3), r"\(4, 5, 6\).*\(3,\)"),
         (lambda rng: mixup(rng, IMAGES, np.full(4, 3), classes=3), r"0\.\.2 for 3 classes, not in 3\.\.3"),
-        (lambda rng: mixup(rng, IMAGES, np.zeros(4, int), classes=3, alpha=0.0), "alpha must be positive, not 0.0"),
-        (lambda rng: random_shift(0, IMAGES), "rng must be a numpy.random.Generator, not int"),
+        (
+            lambda rng: mixup(rng, IMAGES, np.zeros(4, int), classes=3, alpha=0.0),
+            "must be positive and finite, not 0.0",
+        ),
+        (lambda rng: random_shift(0, IMAGES), "rng must be a numpy.random.Generator, not 0"),
     ],
 )
 def test_augmentation_names_what_was_wrong(call, message):
@@ -1404,3 +1413,90 @@ def test_training_with_norms_and_dropout_is_that_of_torch_step_for_step(rng):
     twin.eval()
     x = rng.normal(size=(4, 5))
     assert np.allclose(logits(params, x, None, False), logits_of_torch(x, None).detach().numpy(), rtol=1e-9)
+
+
+# What goes in --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        rms_norm,
+        lambda x: layer_norm(np.concatenate([x, -x], 1)),
+        lambda x: group_norm(np.concatenate([x, -x], 1), num_groups=1),
+        lambda x: batch_norm(np.concatenate([x, -x])),
+    ],
+    ids=["rms_norm", "layer_norm", "group_norm", "batch_norm"],
+)
+@pytest.mark.parametrize("dtype", [np.float16, np.int16])
+def test_a_norm_of_numbers_whose_squares_overflow(norm, dtype):
+    """300 squared is more than float16 holds, and 200 squared more than int16 does."""
+    y = norm(np.full((1, 4), 300 if dtype == np.float16 else 200, dtype))
+    assert np.allclose(np.abs(y.astype(float)), 1, atol=2e-3)
+    assert y.dtype == (np.float16 if dtype == np.float16 else np.float64)
+
+
+def test_running_statistics_of_float16_do_not_overflow_and_keep_their_dtype():
+    _, state = batch_norm_init(2)
+    x = np.array([[300.0, 1.0], [-300.0, 3.0]], np.float16)
+    state = running_statistics(state, x, momentum=1.0)
+    assert np.allclose(state["running_var"], [180_000, 2])
+    assert state["running_var"].dtype == np.float32
+    y, after = batch_norm_layer({}, state, x, training=True)
+    assert y.dtype == np.float16
+    assert after["running_mean"].dtype == np.float32
+
+
+def test_integer_statistics_are_not_truncated():
+    state = {"running_mean": np.array([0]), "running_var": np.array([1]), "num_batches_tracked": np.array(0)}
+    state = running_statistics(state, np.array([[0], [1]]), momentum=0.5)
+    assert np.allclose([state["running_mean"], state["running_var"]], [[0.25], [0.75]])
+
+
+def test_a_network_whose_norm_has_no_parameters_can_be_penalized():
+    """Its branch is empty, and stays where it is."""
+    params = {"0": {"weight": np.array([[3.0, -0.25]])}, "1": batch_norm_init(2, affine=False)[0]}
+    assert l2_penalty(params) == 4.53125
+    assert l1_penalty(params) == 3.25
+    _, grads = value_and_grad(lambda p: l2_penalty(p) + l1_penalty(p))(params)
+    assert grads["1"] == {}
+    assert np.allclose(grads["0"]["weight"], [[4, -1.25]])
+    stepped = proximal_step(params, lr=1.0, lam=0.5)
+    assert list(stepped) == ["0", "1"]
+    assert stepped["1"] == {}
+    assert np.array_equal(stepped["0"]["weight"], [[2.5, 0]])
+
+
+def test_a_proximal_step_leaves_dtypes_and_other_leaves_alone():
+    params = {"a": np.ones((2, 2), np.float16), "b": np.ones(2, np.float32), "count": np.array(3)}
+    stepped = proximal_step(params, lr=1.0, lam=0.25)
+    assert stepped["a"].dtype == np.float16
+    assert stepped["b"] is params["b"]
+    assert stepped["count"] is params["count"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: random_features({"weight": np.ones((4, 3)), "bias": np.ones(1)}, np.ones((2, 3))), r"bias.*\(1,\)"),
+        (lambda: random_features({"weight": np.ones((4, 3)), "bias": 1.0}, np.ones((2, 3))), r"bias of shape \(\)"),
+        (lambda: random_features({"weight": np.ones((4, 3))}, np.ones((2, 3))), "no entry 'bias'"),
+        (
+            lambda: random_features({"weight": np.ones(3), "bias": np.ones(3)}, np.ones((2, 3))),
+            r"weight of shape \(3,\)",
+        ),
+        (
+            lambda: mixup(np.random.default_rng(0), np.ones((2, 3)), np.ones((2, 4)), classes=3),
+            r"\(2, 4\) are not those of 3 classes",
+        ),
+        (lambda: running_statistics({"running_mean": np.zeros(3)}, np.ones((2, 3))), "no entry 'running_var'"),
+        (lambda: batch_norm_layer({}, {}, np.ones((2, 3)), training=False), "no entry 'running_mean'"),
+        (lambda: batch_norm_layer({}, {}, np.ones((2, 3)), training="no"), "training must be True or False, not 'no'"),
+        (lambda: xavier_normal(np.random.default_rng(0), (2, 3), gain=np.inf), "gain must be >= 0 and finite, not inf"),
+        (lambda: gaussian_noise(np.random.default_rng(0), np.ones(3), std=np.inf), "finite, not inf"),
+        (lambda: l2_penalty([np.ones((2, 2))]), "must be a dict of arrays"),
+    ],
+)
+def test_what_does_not_fit_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
