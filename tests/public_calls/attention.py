@@ -35,9 +35,7 @@ def _moved(params, rng):
 
 def _translator(rng):
     return _moved(
-        attention.translator_init(
-            rng, source_size=5, target_size=5, d_model=4, dim_feedforward=3, dtype=np.float64
-        ),
+        attention.translator_init(rng, source_size=5, target_size=5, d_model=4, dim_feedforward=3, dtype=np.float64),
         rng,
     )
 
