@@ -39,6 +39,8 @@ Parameters = Annotated[Any, "parameters"]
 Number = Annotated[Any, "number"]
 """A number that may be infinite, but not nan."""
 
+Size = Annotated[int, "size"]
+"""An integer of 1 or more: how many units, layers, classes."""
 Axes = int | tuple[int, ...] | None
 """One axis, several, or all."""
 
@@ -174,6 +176,12 @@ def _integer(where, x):
     raise ValueError(f"{where} must be an integer, not {_shown(x)}")
 
 
+def _size(where, x):
+    if (size := _integer(where, x)) < 1:
+        raise ValueError(f"{where} must be 1 or more, not {size}")
+    return size
+
+
 def _number(where, x):
     x = x.item() if isinstance(x, (Array, np.generic)) and np.ndim(x) == 0 else x  # which would promote float32
     if not isinstance(x, (int, float)) or isinstance(x, bool):
@@ -289,7 +297,7 @@ def converter(annotation) -> Converter | None:
         return _BY_TYPE[annotation]
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return {"given": numeric, "number": _number, "parameters": _parameters}.get(parts[1])
+        return {"given": numeric, "number": _number, "parameters": _parameters, "size": _size}.get(parts[1])
     if origin in (typing.Union, types.UnionType):
         branches = [converter(part) for part in parts]
         known = tuple(branch for branch in branches if branch is not None)

@@ -27,7 +27,7 @@ from nnbook.backprop import concatenate, flatten, matmul, primitive, sqrt, trans
 from nnbook.losses import cross_entropy
 from nnbook.neurons import gelu, linear, linear_init, relu, softmax, tanh
 from nnbook.regularization import layer_norm, layer_norm_init, xavier_uniform
-from nnbook.rnn import embedding, sample
+from nnbook.rnn import embedding, recurrent, recurrent_init, sample, seq2seq_init
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Scores: how well a key answers a query
@@ -957,6 +957,123 @@ def transformer_decoder_layer(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Attention between two recurrent networks
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def seq2seq_attention_init(
+    rng: np.random.Generator,
+    source_size: int,
+    target_size: int,
+    hidden_size: int,
+    *,
+    embedding_size: int | None = None,
+    dtype=np.float32,
+) -> Tree:
+    """Parameters of :func:`seq2seq_attention`: those of :func:`~nnbook.rnn.seq2seq_init`, and an additive score.
+
+    Args:
+        rng: the source of randomness.
+        source_size, target_size: tokens of the two vocabularies.
+        hidden_size: H, of both GRUs and of the score.
+        embedding_size: D entries of a token's vector; H if not given.
+        dtype: float32 or float64.
+
+    Returns:
+        ``{"encoder": {"embedding", "rnn"}, "attention": {"query", "key", "score"}, "decoder": {"embedding", "rnn",
+        "linear"}}``; the decoder's GRU has D + H inputs.
+
+    Raises:
+        ValueError: as :func:`~nnbook.rnn.recurrent_init`.
+    """
+    size = hidden_size if embedding_size is None else embedding_size
+    params = seq2seq_init(rng, source_size, target_size, hidden_size, cell="gru", embedding_size=size, dtype=dtype)
+    params["decoder"]["rnn"] = recurrent_init(rng, "gru", size + hidden_size, hidden_size, dtype=dtype)
+    return {**params, "attention": additive_score_init(rng, hidden_size, hidden_size, hidden_size, dtype=dtype)}
+
+
+def seq2seq_attention(params: Tree, source, target, source_mask=None, *, need_weights: bool = False):
+    """:func:`~nnbook.rnn.seq2seq` of two GRUs, whose decoder looks at all states of the encoder at every step
+    (:eq:`eq-seq2seq_attention`).
+
+    The steps come first, as for recurrent networks.
+
+    Args:
+        params: see :func:`seq2seq_attention_init`.
+        source: (S, N) integers.
+        target: (T, N) integers, T >= 1, what the decoder reads: the start token, then all but the last of the answer.
+        source_mask: (S, N) bool, False where padded: there nobody looks.
+        need_weights: whether to return where each step looked, (N, T, S), as well.
+
+    Returns:
+        Logits (T, N, K), or ``(logits, weights)``.
+
+    Raises:
+        ValueError: tokens out of range, shapes that do not fit.
+
+    PyTorch: :func:`nnbook.twins.seq2seq_attention`. Source: :cite:`bahdanau2015`, whose encoder reads in both
+    directions; this one reads forwards only.
+    """
+    if np.ndim(target) != 2 or len(target) == 0:
+        raise ValueError(f"seq2seq_attention: target has shape {np.shape(target)}, expected (T, N) with T >= 1")
+    memory, state = _read(params, source, source_mask)
+    if np.shape(target)[1] != memory.shape[0]:
+        raise ValueError(f"seq2seq_attention: {memory.shape[0]} sequences to read, but {np.shape(target)[1]} to write")
+    read = embedding(target, params["decoder"]["embedding"]["weight"])
+    states, looks = [], []
+    for t in range(len(target)):
+        state, weights = _look_and_step(params, read[t : t + 1], state, memory, source_mask)
+        states.append(state)
+        looks.append(weights)
+    logits = linear(concatenate(*states), **params["decoder"]["linear"])
+    return (logits, concatenate(*looks, axis=1)) if need_weights else logits
+
+
+def _read(params, source, source_mask):
+    """All states of the encoder, (N, S, H), and its last one, (1, N, H)."""
+    if np.ndim(source) != 2:
+        raise ValueError(f"seq2seq_attention: source has shape {np.shape(source)}, expected (S, N)")
+    x = embedding(source, params["encoder"]["embedding"]["weight"])
+    states, last = recurrent(params["encoder"]["rnn"], x, None, source_mask)
+    return states.transpose(1, 0, 2), last
+
+
+def _look_and_step(params, x, state, memory, source_mask):
+    """One step of the decoder from x (1, N, D) and its state (1, N, H): the new state, and the weights (N, 1, S)."""
+    scores = additive_score(state.transpose(1, 0, 2), memory, params["attention"])
+    weights = masked_softmax(scores, None if source_mask is None else np.transpose(source_mask)[:, None])
+    context = (weights @ memory).transpose(1, 0, 2)
+    return recurrent(params["decoder"]["rnn"], concatenate(x, context, axis=2), state)[1], weights
+
+
+def seq2seq_attention_decode(params: Tree, source, length: int, *, start: int, source_mask=None) -> tuple[Array, Array]:
+    """The likeliest token at every step, fed back in: :func:`~nnbook.rnn.greedy_decode` with attention.
+
+    Args:
+        params, source, source_mask: of :func:`seq2seq_attention`.
+        length: tokens to produce, >= 1.
+        start: the start token.
+
+    Returns:
+        ``(tokens, weights)``: (length, N) int64, and (N, length, S), where each written token looked.
+
+    Raises:
+        ValueError: as for :func:`seq2seq_attention`, or ``length`` is below 1.
+    """
+    if length < 1:
+        raise ValueError(f"seq2seq_attention_decode: length must be at least 1, not {length}")
+    memory, state = _read(params, source, source_mask)
+    tokens, looks = np.full((1, len(memory)), start), []
+    written = np.empty((length, len(memory)), np.int64)
+    for t in range(length):
+        x = embedding(tokens, params["decoder"]["embedding"]["weight"])
+        state, weights = _look_and_step(params, x, state, memory, source_mask)
+        tokens = written[t : t + 1] = linear(state, **params["decoder"]["linear"]).argmax(-1)
+        looks.append(weights)
+    return written, np.concatenate(looks, axis=1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Encoder and decoder: from one sequence to another
 # ---------------------------------------------------------------------------------------------------------------------
 
@@ -1420,8 +1537,9 @@ def gpt_flops(params: Tree, T: int) -> int:
     """Operations of the matrix products in one forward pass of :func:`gpt` over T tokens (:eq:`eq-gpt_flops`).
 
     Two for each weight of a matrix and each token, one multiplication and one addition, and ``4 T^2 E`` for the scores
-    and averages of each block, counted in full as if nothing were masked. Norms, softmax and activations are left out:
-    they grow only linearly with the width.
+    and averages of each block, counted in full as if nothing were masked, as PyTorch's counter does. (For T > 128 the
+    causal attention here computes less.) Norms, softmax and activations are left out: they grow only linearly with the
+    width.
 
     Args:
         params: see :func:`gpt_init`.

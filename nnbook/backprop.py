@@ -166,7 +166,6 @@ class Primitive:
             static = {name: self._option(name, value) for name, value in static.items()}
         tape = None
         arrays, parents = [], []
-        usual = True
         for arg in args:
             if type(arg) is Traced:
                 if tape is None:
@@ -176,17 +175,12 @@ class Primitive:
                         f"{self.__name__}: the arguments come from two different traces; the engine is first order "
                         "only, so a function being differentiated cannot differentiate another one by its traced values"
                     )
+                arrays.append(arg.value)
                 parents.append(arg.index)
-                arg = arg.value
-                usual = usual and arg.dtype in USUAL
-                arrays.append(arg)
             else:
-                if type(arg) is not float:
-                    arg = self._as_array(arg, len(arrays))
-                    usual = usual and (type(arg) is not Array or arg.dtype in USUAL)
-                arrays.append(arg)
+                arrays.append(arg if type(arg) is float else self._as_array(arg, len(arrays)))
                 parents.append(-1)
-        half = False if usual else self._to_floats(arrays)
+        half = self._to_floats(arrays)
         if tape is None:
             value = self.forward(*arrays, **static)[0]
             return _rounded(value) if half else value
@@ -205,6 +199,11 @@ class Primitive:
 
     def _to_floats(self, arrays: list) -> bool:
         """Bring integers and float16 to the dtype in which to compute, in place; is the answer to be float16?"""
+        for array in arrays:
+            if type(array) is Array and array.dtype not in USUAL:
+                break
+        else:
+            return False
         reals = [i for i, a in enumerate(arrays) if isinstance(a, Array) and self._argument(i).kind == _REAL]
         floats = [arrays[i].dtype for i in reals if arrays[i].dtype.kind in "fc"]
         dtype = np.result_type(*floats) if floats else np.dtype(np.float64)
@@ -364,13 +363,13 @@ class Traced(OnTape):
         return astype(self, dtype=dtype)
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
-        return _numpy_api().call_ufunc(ufunc, method, inputs, kwargs)
+        return _numpy_api()._call_ufunc(ufunc, method, inputs, kwargs)
 
     def __array_function__(self, function, types, args, kwargs):
-        return _numpy_api().call_function(function, args, kwargs)
+        return _numpy_api()._call_function(function, args, kwargs)
 
     def __getattr__(self, name):
-        return _numpy_api().method_of(self, name)
+        return _numpy_api()._method_of(self, name)
 
     def __setitem__(self, index, value):
         raise ValueError("a traced value cannot be written in place: the VJPs need it as it was; make a new array")

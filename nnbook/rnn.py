@@ -1162,6 +1162,8 @@ def seq2seq_init(
 def seq2seq(params: Tree, source, target, source_mask=None):
     """Encoder and decoder joined by one state: all that the decoder knows of the source is the encoder's last state.
 
+    :func:`nnbook.attention.seq2seq_attention` is the same with a look at all states.
+
     Args:
         params: from :func:`seq2seq_init`.
         source: (S, N) integers.

@@ -636,6 +636,59 @@ def test_bias_correction_makes_the_first_steps_full_length():
     assert -np.diff([0.0, *path]) == pytest.approx([0.1 / math.sqrt(1 - 0.99**t) for t in range(1, 6)])
 
 
+def test_rmsprop_with_a_fixed_rate_leaves_the_minimum_that_it_reached_and_adagrad_stays():
+    """Its denominator forgets, until the step is longer than 2 / curvature; so a first crossing is no arrival."""
+    for curvature, lr in ((1.0, 1.0), (100.0, 0.1), (0.1, 3.0)):
+        losses = {}
+        for name in ("rmsprop", "adagrad"):
+            init, step = pair(name)
+            p = np.array(1.0)
+            state, path = init(p), []
+            for _ in range(1500):
+                p, state = step(p, curvature * p, state, lr=lr)
+                path.append(float(curvature * p * p / 2))
+            losses[name] = np.array(path)
+        target = 1e-4 * curvature / 2
+        arrived = int(np.argmax(losses["rmsprop"] < target))
+        assert losses["rmsprop"][arrived] < target
+        assert losses["rmsprop"][arrived:].max() > 100 * target
+        there = int(np.argmax(losses["adagrad"] < target))
+        assert losses["adagrad"][there:].max() < target
+
+
+def rate_of_nesterov(lr, momentum, curvatures):
+    """The largest root, over all modes, of a step's matrix in (position, velocity), made from the step itself."""
+    worst = 0.0
+    for curvature in curvatures:
+        p, state = sgd(
+            np.array([1.0, 0.0]),
+            curvature * np.array([1.0, 0.0]),
+            {"momentum_buffer": np.array([0.0, 1.0])},
+            lr=lr,
+            momentum=momentum,
+            nesterov=True,
+        )
+        matrix = np.stack([p, state["momentum_buffer"]])
+        worst = max(worst, float(np.abs(np.linalg.eigvals(matrix)).max()))
+    return worst
+
+
+@pytest.mark.parametrize("kappa", [4.0, 9.0, 100.0, 10_000.0])
+def test_the_best_nesterov_parameters_on_a_quadratic_are_not_the_usual_ones(kappa):
+    """:eq:`nesterov-best` of chapter 4: 1 - 2 / sqrt(3 kappa + 1), and nothing near it is better."""
+    root, curvatures = math.sqrt(3 * kappa + 1), np.linspace(1, kappa, 31)
+    lr, momentum, best = 4 / (3 * kappa + 1), (root - 2) / (root + 2), 1 - 2 / root
+    assert rate_of_nesterov(lr, momentum, curvatures) == pytest.approx(best, abs=1e-6)  # a double root
+    usual = (math.sqrt(kappa) - 1) / (math.sqrt(kappa) + 1)
+    assert rate_of_nesterov(1 / kappa, usual, curvatures) == pytest.approx(1 - 1 / math.sqrt(kappa), abs=1e-6)
+    assert best < 1 - 1 / math.sqrt(kappa)
+    gap = 1 - best
+    for stretch, shift in itertools.product((0.9, 0.97, 1, 1.03, 1.1), (-0.2, -0.05, 0, 0.05, 0.2)):
+        if (stretch, shift) != (1, 0):
+            other = rate_of_nesterov(stretch * lr, momentum + shift * gap, curvatures)
+            assert other > best + 1e-6 * gap
+
+
 def test_centered_rmsprop_survives_a_gradient_that_never_changes():
     """v and a^2 become equal up to rounding; PyTorch takes the root of a negative number."""
     p, state = np.array([1.0, 2.0]), rmsprop_init(np.zeros(2))
