@@ -34,6 +34,8 @@ Given = Annotated[Any, "given"]
 """An array whose entries keep their dtype: labels, tokens, masks."""
 Tree = Annotated[Any, "tree"]
 """A float array, or a dict (of dicts ...) with string keys whose leaves are arrays."""
+Branch = Annotated[Any, "branch"]
+"""A :data:`Tree` that is a dict and no bare array, for networks that look for their layers by name."""
 Parameters = Annotated[Any, "parameters"]
 """The same, handed on as it is: nothing is computed with it here."""
 Number = Annotated[Any, "number"]
@@ -182,6 +184,10 @@ def _size(where, x):
     return size
 
 
+def _given(where, x):
+    return x if isinstance(x, OnTape) else numeric(where, x)
+
+
 def _number(where, x):
     x = x.item() if isinstance(x, (Array, np.generic)) and np.ndim(x) == 0 else x  # which would promote float32
     if not isinstance(x, (int, float)) or isinstance(x, bool):
@@ -297,7 +303,7 @@ def converter(annotation) -> Converter | None:
         return _BY_TYPE[annotation]
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return {"given": numeric, "number": _number, "parameters": _parameters, "size": _size}.get(parts[1])
+        return {"given": _given, "number": _number, "parameters": _parameters, "size": _size}.get(parts[1])
     if origin in (typing.Union, types.UnionType):
         branches = [converter(part) for part in parts]
         known = tuple(branch for branch in branches if branch is not None)
@@ -340,7 +346,7 @@ class Argument(typing.NamedTuple):
 
     kind: str  # REAL, TREE or OPTION
     optional: bool  # None is allowed
-    convert: Converter | None  # of an option
+    convert: Converter | None  # of an option; of a tree, what checks its form
 
 
 def arguments(function: Callable) -> dict[str, Argument]:
@@ -361,10 +367,10 @@ def _argument(p: inspect.Parameter, function: Callable) -> Argument:
             annotation = eval(annotation, inspect.unwrap(function).__globals__)
         except NameError:  # known to the type checker only
             return Argument(OPTION, optional, None)
-    parts = typing.get_args(annotation) if annotation not in (Real, Tree) else ()
-    for alias, kind in ((Real, REAL), (Tree, TREE)):
+    parts = typing.get_args(annotation) if annotation not in (Real, Tree, Branch) else ()
+    for alias, kind, convert in ((Real, REAL, None), (Tree, TREE, _parameters), (Branch, TREE, _dict)):
         if annotation is alias or alias in parts:
-            return Argument(kind, optional or type(None) in parts, None)
+            return Argument(kind, optional or type(None) in parts, convert)
     return Argument(OPTION, optional, converter(annotation))
 
 
@@ -425,5 +431,5 @@ def _first(function: str, name: str, argument: Argument | None, value):
     if argument.kind == REAL:
         return value if isinstance(value, OnTape) or type(value) in (int, float) else numeric(where, value)
     if argument.kind == TREE:
-        return _tree(where, _parameters(where, value))
+        return _tree(where, argument.convert(where, value) if argument.convert else value)
     return value if argument.convert is None else argument.convert(where, value)

@@ -53,14 +53,6 @@ def public_functions(module: str) -> dict[str, Callable]:
     }
 
 
-def sizes_of(module: str) -> frozenset[str]:
-    """``"generate.length"``, ...: what asks for so much work that a large number there is right and takes for ever."""
-    try:
-        return frozenset(getattr(importlib.import_module(f"public_calls.{module}"), "SIZES", ()))
-    except ModuleNotFoundError:
-        return frozenset()
-
-
 def calls_of(module: str) -> dict[str, Callable[[np.random.Generator], Call]]:
     """By name, those written down and those that the references give."""
     try:

@@ -8,19 +8,6 @@ from public_calls import call
 
 MERGES = [(97, 98), (256, 97)]
 TOKENS = np.array([[1, 2, 0], [3, 4, 1]])
-SIZES = {
-    "multi_head_attention_init.embed_dim",
-    "transformer_encoder_layer_init.d_model",
-    "transformer_decoder_layer_init.d_model",
-    "translator_init.d_model",
-    "translator_init.num_encoder_layers",
-    "translator_init.num_decoder_layers",
-    "translate.length",
-    "gpt_init.n_embd",
-    "gpt_init.n_layer",
-    "generate.length",
-    "bpe_train.vocab_size",
-}
 LEFT_OUT = np.array([[False, False, True], [False, False, False]])
 
 

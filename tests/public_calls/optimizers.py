@@ -14,7 +14,6 @@ OPTIONS = {
     "adamw": {"betas": (0.5, 0.75), "eps": 1e-3, "weight_decay": 0.125, "amsgrad": True},
     "lion": {"betas": (0.5, 0.75), "weight_decay": 0.125},
 }
-SIZES = {"lr_finder.num_iter", "lr_finder.batch_size"}
 STATE = {"lr": 0.5, "best": 1.0, "num_bad_epochs": 1, "cooldown_counter": 0}
 
 
