@@ -39,6 +39,10 @@ def _decoder(rng):
     return _moved(attention.transformer_decoder_layer_init(rng, 4, dim_feedforward=3, dtype=np.float64), rng)
 
 
+def _seq2seq(rng):
+    return _moved(attention.seq2seq_attention_init(rng, 5, 5, 2, dtype=np.float64), rng)
+
+
 def _pair(rng, *lead):
     return rng.normal(size=(*lead, 2, 4)), rng.normal(size=(*lead, 3, 4))
 
@@ -110,6 +114,9 @@ CALLS = {
         layer_norm_eps=1e-3,
         need_weights=True,
     ),
+    "seq2seq_attention_init": lambda rng: call(rng, 5, 5, 2, embedding_size=3, dtype=np.float32),
+    "seq2seq_attention": lambda rng: call(_seq2seq(rng), TOKENS.T, TOKENS.T, ~LEFT_OUT.T, need_weights=True),
+    "seq2seq_attention_decode": lambda rng: call(_seq2seq(rng), TOKENS.T, 2, start=1, source_mask=~LEFT_OUT.T),
     "translator_init": lambda rng: call(
         rng,
         source_size=5,
