@@ -184,6 +184,10 @@ def _size(where, x):
     return size
 
 
+def _given(where, x):
+    return x if isinstance(x, OnTape) else numeric(where, x)
+
+
 def _number(where, x):
     x = x.item() if isinstance(x, (Array, np.generic)) and np.ndim(x) == 0 else x  # which would promote float32
     if not isinstance(x, (int, float)) or isinstance(x, bool):
@@ -239,7 +243,7 @@ def _dict(where, x):
     raise ValueError(f"{where} must be a dict, not {_shown(x)}")
 
 
-def _sequence(where, x, each: Converter | None, length: int | None = None):
+def _sequence(where, x, each: Converter | tuple[Converter | None, ...] | None, length: int | None = None):
     if isinstance(x, (str, bytes, dict)) or not isinstance(x, collections.abc.Iterable):
         raise ValueError(f"{where} must be a sequence, not {_shown(x)}")
     if isinstance(x, Array) and x.ndim == 0:
@@ -247,9 +251,9 @@ def _sequence(where, x, each: Converter | None, length: int | None = None):
     items = list(x)
     if length is not None and len(items) != length:
         raise ValueError(f"{where} must have {length} entries, not {len(items)}")
-    if each is None:
-        return tuple(items)
-    return tuple(each(f"{where}[{i}]", item) for i, item in enumerate(items))
+    converters = each if isinstance(each, tuple) else (each,) * len(items)
+    pairs = zip(items, converters, strict=True)
+    return tuple(x if f is None else f(f"{where}[{i}]", x) for i, (x, f) in enumerate(pairs))
 
 
 def _shown(x) -> str:
@@ -299,7 +303,7 @@ def converter(annotation) -> Converter | None:
         return _BY_TYPE[annotation]
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return {"given": numeric, "number": _number, "parameters": _parameters, "size": _size}.get(parts[1])
+        return {"given": _given, "number": _number, "parameters": _parameters, "size": _size}.get(parts[1])
     if origin in (typing.Union, types.UnionType):
         branches = [converter(part) for part in parts]
         known = tuple(branch for branch in branches if branch is not None)
@@ -311,7 +315,7 @@ def converter(annotation) -> Converter | None:
     if origin is dict:
         return _dict
     if origin is tuple and parts and parts[-1] is not Ellipsis:
-        return functools.partial(_sequence, each=converter(parts[0]), length=len(parts))
+        return functools.partial(_sequence, each=tuple(map(converter, parts)), length=len(parts))
     if origin is collections.abc.Iterable:
         return _iterable
     if origin in (tuple, list, collections.abc.Sequence) or annotation in (tuple, collections.abc.Sequence):
