@@ -660,11 +660,6 @@ def _ones_and_zeros(name, shape, dtype):
     return np.ones(shape, dtype), np.zeros(shape, dtype)
 
 
-def _as_float(a):  # of nnbook.cnn
-    a = np.asarray(a)
-    return a.astype(np.float64) if a.dtype.kind in "biu" else a
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Initialization: signals and gradients that neither die nor explode
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1175,11 +1175,11 @@ _char_rnn = inspect.unwrap(char_rnn)
 
 
 @checked
-def sample(rng: Rng, logits, *, temperature: float = 1.0) -> Array:
+def sample(rng: Rng | None, logits, *, temperature: float = 1.0) -> Array:
     """Draw a token with the probabilities ``softmax(logits / temperature)`` (:eq:`eq-sample`).
 
     Args:
-        rng: source of chance.
+        rng: source of chance; ``None`` will do at temperature 0, where nothing is drawn.
         logits: (..., K); one of -inf is never drawn.
         temperature: 1 for the model's own probabilities, less for the likelier tokens, 0 for the likeliest alone.
 
@@ -1200,6 +1200,8 @@ def sample(rng: Rng, logits, *, temperature: float = 1.0) -> Array:
         raise ValueError("sample: the largest of the logits must be a finite number, and it is nan, inf or -inf")
     if temperature == 0:
         return np.argmax(logits, axis=-1).astype(np.int64)
+    if rng is None:
+        raise ValueError("sample: at a temperature above 0 it needs rng, a numpy.random.Generator")
     with np.errstate(over="ignore"):  # to -inf, the limit of a low temperature
         below = (logits - largest) / temperature
     cumulative = np.cumsum(np.exp(below), axis=-1)

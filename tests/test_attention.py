@@ -890,7 +890,7 @@ def test_layers_return_their_weights_and_refuse_unknown_activations(rng):
         lambda **o: transformer_encoder_layer(params, x, **o),
         lambda **o: transformer_decoder_layer(params, x, x, **o),
     ):
-        with pytest.raises(ValueError, match="one of relu, gelu, not 'tanh'"):
+        with pytest.raises(ValueError, match="activation must be 'relu' or 'gelu', not 'tanh'"):
             f(nhead=2, activation="tanh")
 
 
