@@ -32,7 +32,7 @@ ready:
 
 book: ready
 	@$(PY) tools/book.py
-	@echo "The book is in _build/html/index.html"
+	@echo "The book is in _build/html. Look at it with: make serve (opened as a file its widgets do not move)"
 
 serve: ready
 	@$(PY) tools/book.py

@@ -5,7 +5,8 @@ three ways by a training on 50,000 images, validated on the last 10,000 (seed 10
 as well: after ten, 99.13 % of the validation images were right at best, after sixteen 99.25 %. Then everything is
 trained on all 60,000 with three seeds, and the test images are looked at, once a run. The twin starts from the same
 weights as LeNet-5 and gets the same batches, moved by the same numbers. There are two controls: the same network with
-its random filters left as they are, which gets these batches too, and a linear model, whose images are not moved and
+its random filters left as they are, which gets these batches too (what its dense layers do without filters is measured
+on the subset, by ``frozen_filters.py``), and a linear model, whose images are not moved and
 come in an order of their own. NumPy and PyTorch have a process each, and take turns. Seconds are told twice, by the
 clock and of processor time, which do not differ on an idle machine.
 

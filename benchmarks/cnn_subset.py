@@ -9,7 +9,8 @@ constant rate of 1e-3, was broken off after two rows, R2 with 94.64 ± 1.01 % an
 the test images, because three epochs were too few at that rate; so the schedule was set after a look at test images.
 
 - ``R2``: the book's small network.
-- ``R2, frozen filters``: its filters stay as they were drawn, which is also what a gradient of zero does to them.
+- ``R2, frozen filters``: its filters stay as they were drawn, which is also what a gradient of zero does to them. (What
+  the dense layers do without any filters, and each network at its own rate: ``frozen_filters.py``.)
 - ``R2, shuffled pixels``: every image with its pixels in one other order.
 - ``MLP``: 784-436-10, with as many parameters as R2; ``MLP, shuffled pixels``; ``linear model``.
 - ``LeNet-5``, ``ResNet``.

@@ -19,6 +19,7 @@ import collections.abc
 import functools
 import inspect
 import operator
+import os
 import types
 import typing
 from collections.abc import Callable
@@ -33,9 +34,15 @@ Given = Annotated[Any, "given"]
 """An array whose entries keep their dtype: labels, tokens, masks."""
 Tree = Annotated[Any, "tree"]
 """A float array, or a dict (of dicts ...) with string keys whose leaves are arrays."""
+Branch = Annotated[Any, "branch"]
+"""A :data:`Tree` that is a dict and no bare array, for networks that look for their layers by name."""
+Parameters = Annotated[Any, "parameters"]
+"""The same, handed on as it is: nothing is computed with it here."""
 Number = Annotated[Any, "number"]
 """A number that may be infinite, but not nan."""
 
+Size = Annotated[int, "size"]
+"""An integer of 1 or more: how many units, layers, classes."""
 Axes = int | tuple[int, ...] | None
 """One axis, several, or all."""
 
@@ -138,6 +145,13 @@ def _tree(where: str, tree):
     return tree if isinstance(tree, OnTape) or tree is None else numeric(where, tree)
 
 
+def _parameters(where: str, tree):
+    if tree is None or isinstance(tree, (str, bytes, list, tuple)):
+        raise ValueError(f"{where} must be a dict of arrays, not {_shown(tree)}")
+    _tree(where, tree)
+    return tree
+
+
 def _map_leaves(f, tree):
     return {key: _map_leaves(f, branch) for key, branch in tree.items()} if isinstance(tree, dict) else f(tree)
 
@@ -162,6 +176,16 @@ def _integer(where, x):
         except TypeError:
             pass
     raise ValueError(f"{where} must be an integer, not {_shown(x)}")
+
+
+def _size(where, x):
+    if (size := _integer(where, x)) < 1:
+        raise ValueError(f"{where} must be 1 or more, not {size}")
+    return size
+
+
+def _given(where, x):
+    return x if isinstance(x, OnTape) else numeric(where, x)
 
 
 def _number(where, x):
@@ -201,13 +225,25 @@ def _dtype(where, x):
     return x
 
 
+def _iterable(where, x):
+    if isinstance(x, collections.abc.Iterable) and not isinstance(x, str) and getattr(x, "ndim", 1) > 0:
+        return x
+    raise ValueError(f"{where} must be a sequence, not {_shown(x)}")
+
+
+def _path(where, x):
+    if isinstance(x, os.PathLike):
+        return x
+    raise ValueError(f"{where} must be a path, not {_shown(x)}")
+
+
 def _dict(where, x):
     if isinstance(x, dict):
         return x
     raise ValueError(f"{where} must be a dict, not {_shown(x)}")
 
 
-def _sequence(where, x, each: Converter | None, length: int | None = None):
+def _sequence(where, x, each: Converter | tuple[Converter | None, ...] | None, length: int | None = None):
     if isinstance(x, (str, bytes, dict)) or not isinstance(x, collections.abc.Iterable):
         raise ValueError(f"{where} must be a sequence, not {_shown(x)}")
     if isinstance(x, Array) and x.ndim == 0:
@@ -215,9 +251,9 @@ def _sequence(where, x, each: Converter | None, length: int | None = None):
     items = list(x)
     if length is not None and len(items) != length:
         raise ValueError(f"{where} must have {length} entries, not {len(items)}")
-    if each is None:
-        return tuple(items)
-    return tuple(each(f"{where}[{i}]", item) for i, item in enumerate(items))
+    converters = each if isinstance(each, tuple) else (each,) * len(items)
+    pairs = zip(items, converters, strict=True)
+    return tuple(x if f is None else f(f"{where}[{i}]", x) for i, (x, f) in enumerate(pairs))
 
 
 def _shown(x) -> str:
@@ -256,6 +292,7 @@ _BY_TYPE: dict[Any, Converter] = {
     type(None): _nothing,
     np.random.Generator: _generator,
     dict: _dict,
+    os.PathLike: _path,
     Array: numeric,
 }
 
@@ -266,7 +303,7 @@ def converter(annotation) -> Converter | None:
         return _BY_TYPE[annotation]
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return {"given": numeric, "number": _number}.get(parts[1])
+        return {"given": _given, "number": _number, "parameters": _parameters, "size": _size}.get(parts[1])
     if origin in (typing.Union, types.UnionType):
         branches = [converter(part) for part in parts]
         known = tuple(branch for branch in branches if branch is not None)
@@ -278,7 +315,9 @@ def converter(annotation) -> Converter | None:
     if origin is dict:
         return _dict
     if origin is tuple and parts and parts[-1] is not Ellipsis:
-        return functools.partial(_sequence, each=converter(parts[0]), length=len(parts))
+        return functools.partial(_sequence, each=tuple(map(converter, parts)), length=len(parts))
+    if origin is collections.abc.Iterable:
+        return _iterable
     if origin in (tuple, list, collections.abc.Sequence) or annotation in (tuple, collections.abc.Sequence):
         return functools.partial(_sequence, each=converter(parts[0]) if parts else None)
     return None
@@ -307,7 +346,7 @@ class Argument(typing.NamedTuple):
 
     kind: str  # REAL, TREE or OPTION
     optional: bool  # None is allowed
-    convert: Converter | None  # of an option
+    convert: Converter | None  # of an option; of a tree, what checks its form
 
 
 def arguments(function: Callable) -> dict[str, Argument]:
@@ -328,10 +367,10 @@ def _argument(p: inspect.Parameter, function: Callable) -> Argument:
             annotation = eval(annotation, inspect.unwrap(function).__globals__)
         except NameError:  # known to the type checker only
             return Argument(OPTION, optional, None)
-    parts = typing.get_args(annotation) if annotation not in (Real, Tree) else ()
-    for alias, kind in ((Real, REAL), (Tree, TREE)):
+    parts = typing.get_args(annotation) if annotation not in (Real, Tree, Branch) else ()
+    for alias, kind, convert in ((Real, REAL, None), (Tree, TREE, _parameters), (Branch, TREE, _dict)):
         if annotation is alias or alias in parts:
-            return Argument(kind, optional or type(None) in parts, None)
+            return Argument(kind, optional or type(None) in parts, convert)
     return Argument(OPTION, optional, converter(annotation))
 
 
@@ -392,7 +431,5 @@ def _first(function: str, name: str, argument: Argument | None, value):
     if argument.kind == REAL:
         return value if isinstance(value, OnTape) or type(value) in (int, float) else numeric(where, value)
     if argument.kind == TREE:
-        if value is None or isinstance(value, (str, bytes, list, tuple)):
-            raise ValueError(f"{where} must be a dict of arrays, not {_shown(value)}")
-        return _tree(where, value)
+        return _tree(where, argument.convert(where, value) if argument.convert else value)
     return value if argument.convert is None else argument.convert(where, value)

@@ -18,22 +18,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from nnbook._arrays import Array, Given, Tree
-from nnbook.backprop import concatenate, flatten, matmul, primitive, sqrt, transpose, unbroadcast
+from nnbook._arrays import Array, Branch, Given, Size, Tree, checked
+from nnbook.backprop import (
+    by_number,
+    concatenate,
+    flatten,
+    matmul,
+    primitive,
+    sqrt,
+    stop_gradient,
+    transpose,
+    unbroadcast,
+    where,
+)
 from nnbook.losses import cross_entropy
 from nnbook.neurons import gelu, linear, linear_init, relu, softmax, tanh
 from nnbook.regularization import layer_norm, layer_norm_init, xavier_uniform
-from nnbook.rnn import embedding, sample
+from nnbook.rnn import embedding, recurrent, recurrent_init, sample, seq2seq_init
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Scores: how well a key answers a query
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def dot_score(q, k):
     """The inner product of every query with every key (:eq:`eq-dot_score`).
 
@@ -53,6 +65,7 @@ def dot_score(q, k):
     return matmul(q, _swap(k))
 
 
+@checked
 def scaled_dot_score(q, k, *, scale: float | None = None):
     """:func:`dot_score` times ``scale``, by default ``1 / sqrt(d)`` (:eq:`eq-scaled_dot_score`).
 
@@ -65,6 +78,7 @@ def scaled_dot_score(q, k, *, scale: float | None = None):
     return matmul(q * _scale(scale, q), _swap(k))
 
 
+@checked
 def cosine_score(q, k, *, eps: float = 1e-8):
     """The cosine of the angle between every query and every key (:eq:`eq-cosine_score`), between -1 and 1.
 
@@ -89,15 +103,19 @@ def cosine_score(q, k, *, eps: float = 1e-8):
 
 
 def _unit(x, eps):
-    squares = (x * x).sum(axis=-1, keepdims=True)
-    return x / sqrt(np.maximum(squares, float(eps) ** 2))
+    """``x / max(|x|, eps)``, by way of entries of at most 1, whose squares neither overflow nor vanish."""
+    largest = np.max(np.abs(stop_gradient(x)), axis=-1, keepdims=True, initial=eps)
+    x = x / largest
+    return x / sqrt(np.maximum((x * x).sum(axis=-1, keepdims=True), (eps / largest) ** 2))
 
 
+@checked
 def bilinear_score_init(rng: np.random.Generator, query_size: int, key_size: int, *, dtype=np.float32) -> Array:
     """The matrix of :func:`bilinear_score`, (query_size, key_size): Xavier-uniform."""
     return xavier_uniform(rng, (query_size, key_size), dtype=dtype)
 
 
+@checked
 def bilinear_score(q, k, weight):
     """``q W k``, an inner product that is learned (:eq:`eq-bilinear_score`); it compares vectors of different widths.
 
@@ -114,14 +132,15 @@ def bilinear_score(q, k, weight):
 
     Source: :cite:`luong2015`, whose *general* score it is.
     """
-    if np.shape(weight) != (q.shape[-1], k.shape[-1]):
+    if min(q.ndim, k.ndim) < 2 or weight.shape != (q.shape[-1], k.shape[-1]):
         raise ValueError(
-            f"bilinear_score: a weight of shape {np.shape(weight)} does not fit queries of shape {q.shape} "
+            f"bilinear_score: a weight of shape {weight.shape} does not fit queries of shape {q.shape} "
             f"and keys of shape {k.shape}"
         )
     return matmul(matmul(q, weight), _swap(k))
 
 
+@checked
 def additive_score_init(
     rng: np.random.Generator, query_size: int, key_size: int, hidden_size: int, *, dtype=np.float32
 ) -> dict[str, dict[str, Array]]:
@@ -135,7 +154,8 @@ def additive_score_init(
     return {name: {"weight": linear_init(rng, *size, dtype=dtype)["weight"]} for name, size in sizes.items()}
 
 
-def additive_score(q, k, params):
+@checked
+def additive_score(q, k, params: Branch):
     """A network with one hidden layer for every pair, ``v tanh(W_q q + W_k k)`` (:eq:`eq-additive_score`).
 
     Args:
@@ -151,6 +171,10 @@ def additive_score(q, k, params):
 
     Source: :cite:`bahdanau2015`.
     """
+    if min(q.ndim, k.ndim) < 2:
+        raise ValueError(
+            f"additive_score: queries of shape {q.shape} and keys of shape {k.shape} need two axes at least"
+        )
     a, b = linear(q, params["query"]["weight"]), linear(k, params["key"]["weight"])
     pairs = tanh(a.reshape(*a.shape[:-1], 1, a.shape[-1]) + b.reshape(*b.shape[:-2], 1, *b.shape[-2:]))
     scores = linear(pairs, params["score"]["weight"])
@@ -163,12 +187,12 @@ def _swap(x):
 
 
 def _scale(scale, q):
-    return float(scale) if scale is not None else 1 / math.sqrt(max(q.shape[-1], 1))
+    return scale if scale is not None else 1 / math.sqrt(max(q.shape[-1], 1))
 
 
 def _same_width(name, q, k):
-    if np.ndim(q) < 2 or np.ndim(k) < 2 or q.shape[-1] != k.shape[-1]:
-        raise ValueError(f"{name}: queries of shape {np.shape(q)} and keys of shape {np.shape(k)} do not fit")
+    if min(q.ndim, k.ndim) < 2 or q.shape[-1] != k.shape[-1]:
+        raise ValueError(f"{name}: queries of shape {q.shape} and keys of shape {k.shape} do not fit")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -176,6 +200,7 @@ def _same_width(name, q, k):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def causal_mask(Tq: int, Tk: int | None = None, *, offset: int = 0) -> Array:
     """Nobody sees the future: query i stands at place ``offset + i`` and sees the keys up to it (:eq:`eq-causal_mask`).
 
@@ -186,11 +211,27 @@ def causal_mask(Tq: int, Tk: int | None = None, *, offset: int = 0) -> Array:
 
     Returns:
         (Tq, Tk), boolean: true where the key takes part.
+
+    Raises:
+        ValueError: a number of queries or keys is negative.
     """
-    return np.arange(Tq if Tk is None else Tk) <= offset + np.arange(Tq)[:, None]
+    Tk = Tq if Tk is None else Tk
+    _at_least(0, "causal_mask", Tq=Tq, Tk=Tk)
+    return _causal(Tq, Tk, offset)
 
 
-def padding_mask(lengths, T: int) -> Array:
+def _causal(Tq, Tk, offset=0):
+    return np.arange(Tk) <= offset + np.arange(Tq)[:, None]
+
+
+def _at_least(least: int, function: str, **sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < least:
+            raise ValueError(f"{function}: {name} must be at least {least}, not {size}")
+
+
+@checked
+def padding_mask(lengths: Given, T: int) -> Array:
     """Which tokens of a batch are real: the first ``lengths[b]`` of sequence b (:eq:`eq-padding_mask`).
 
     Args:
@@ -204,7 +245,6 @@ def padding_mask(lengths, T: int) -> Array:
     Raises:
         ValueError: a length is no integer, or out of range.
     """
-    lengths = np.asarray(lengths)
     if lengths.dtype.kind not in "iu" or lengths.ndim != 1 or ((lengths < 0) | (lengths > T)).any():
         raise ValueError(f"padding_mask: lengths must be integers from 0 to {T}, not {lengths}")
     return np.arange(T) < lengths[:, None]
@@ -233,7 +273,9 @@ def masked_softmax(scores, mask: Given | None = None):
     PyTorch has no such function; ``torch.softmax`` of scores set to -inf gives nan in a row without keys.
     """
     _check_mask("masked_softmax", mask, np.shape(scores))
-    p = np.array(scores, np.result_type(scores, np.float16), order="C")
+    if np.ndim(scores) == 0:
+        raise ValueError("masked_softmax: scores must have shape (..., Tk), not ()")
+    p = np.array(scores, order="C")
     _softmax_rows(p, mask)
     return p, p
 
@@ -241,6 +283,8 @@ def masked_softmax(scores, mask: Given | None = None):
 @masked_softmax.defvjp
 def masked_softmax_vjp(dy, p, scores, mask=None):
     """:eq:`eq-masked_softmax-vjp`; a float mask was added, so it gets the same cotangent as the scores."""
+    if mask is not None and not np.isfinite(dy).all():  # 0 times infinity is nan, and a masked key has no part in it
+        dy = np.where(_seen(mask, p.shape), dy, 0)
     ds = dy - (dy * p).sum(-1, keepdims=True)
     ds *= p
     return ds, None if mask is None else lambda: unbroadcast(ds, np.shape(mask))
@@ -252,7 +296,9 @@ def _softmax_rows(s, mask=None):
         if mask.dtype == bool:
             np.copyto(s, -np.inf, where=~mask)
         else:
-            s += mask
+            with np.errstate(invalid="ignore"):
+                s += mask
+            np.copyto(s, -np.inf, where=mask == -np.inf)  # whatever was there
     if s.shape[-1] == 0:
         return
     highest = s.max(-1, keepdims=True)
@@ -260,10 +306,23 @@ def _softmax_rows(s, mask=None):
     s -= highest
     np.exp(s, out=s)
     total = np.einsum("...j->...", s)[..., None]
-    s *= np.divide(1, total, out=np.zeros_like(total), where=total > 0)
+    s *= np.divide(1, total, out=np.zeros_like(total), where=total != 0)
+    if mask is not None and np.isnan(total).any():
+        np.copyto(s, 0, where=~_seen(mask, s.shape))  # a nan spoils the keys of its row that are seen, and no other
 
 
-def attention_weights(q, k, mask=None, *, is_causal: bool = False, scale: float | None = None):
+def _seen(mask, shape, is_causal=False):
+    """Boolean, of the shape of the scores: which keys does which query see?"""
+    seen = (
+        np.ones(shape, bool)
+        if mask is None
+        else np.broadcast_to(mask if mask.dtype == bool else mask != -np.inf, shape)
+    )
+    return seen & _causal(*shape[-2:]) if is_causal else seen
+
+
+@checked
+def attention_weights(q, k, mask: Given | None = None, *, is_causal: bool = False, scale: float | None = None):
     """The weights by which :func:`scaled_dot_product_attention` averages, to look at.
 
     Arguments and errors are as there.
@@ -278,14 +337,14 @@ def attention_weights(q, k, mask=None, *, is_causal: bool = False, scale: float 
 
 
 def _and_causal(mask, Tq, Tk):
-    seen = causal_mask(Tq, Tk)
+    seen = _causal(Tq, Tk)
     if mask is None or mask.dtype == bool:
         return seen if mask is None else mask & seen
     return mask + np.where(seen, 0, -np.inf).astype(mask.dtype)
 
 
 @primitive
-def scaled_dot_product_attention(q, k, v, mask: Given | None = None, *, is_causal=False, scale=None):
+def scaled_dot_product_attention(q, k, v, mask: Given | None = None, *, is_causal=False, scale: float | None = None):
     """``softmax(scale q k^T) v``: every query's average of the values (:eq:`eq-scaled_dot_product_attention`).
 
     Args:
@@ -297,7 +356,8 @@ def scaled_dot_product_attention(q, k, v, mask: Given | None = None, *, is_causa
         scale: ``1 / sqrt(d)`` if not given.
 
     Returns:
-        (..., Tq, dv). A query that sees no key gets zeros, and sends no gradient.
+        (..., Tq, dv). A query that sees no key gets zeros, and sends no gradient. What a mask leaves out may be nan or
+        infinite: neither the value nor a gradient feels it.
 
     Raises:
         ValueError: the shapes do not fit (names them), or the mask is neither boolean nor float.
@@ -309,7 +369,9 @@ def scaled_dot_product_attention(q, k, v, mask: Given | None = None, *, is_causa
     """
     lead, scale = _fit("scaled_dot_product_attention", q, k, v, mask), _scale(scale, q)
     Tq, Tk = q.shape[-2], k.shape[-2]
-    dtype = np.result_type(q, k, v, np.float16)
+    if (is_causal or mask is not None) and not _finite(q, k, v):
+        return _apart(q, k, v, mask, is_causal, scale, lead)
+    dtype = np.result_type(q, k, v)
     y, weights = np.zeros((*lead, Tq, v.shape[-1]), dtype), np.zeros((*lead, Tq, Tk), dtype)
     q, k, v = (_broadcast(a, lead) for a in (q, k, v))
     mask = None if mask is None else np.broadcast_to(mask, weights.shape)
@@ -328,6 +390,8 @@ def scaled_dot_product_attention_vjp(dy, saved, q, k, v, mask=None, *, is_causal
     """:eq:`eq-scaled_dot_product_attention-vjp`: through the average, the softmax and the two products."""
     weights = saved
     lead, scale = weights.shape[:-2], _scale(scale, q)
+    if (is_causal or mask is not None) and not _finite(dy, q, k, v):
+        return _apart_vjp(dy, weights, q, k, v, mask, is_causal, scale)
     shapes = q.shape, k.shape, v.shape
     q, k, v = (_broadcast(a, lead) for a in (q, k, v))
     dq, dk, dv = (np.zeros(a.shape, weights.dtype) for a in (q, k, v))
@@ -347,6 +411,46 @@ def scaled_dot_product_attention_vjp(dy, saved, q, k, v, mask=None, *, is_causal
         return unbroadcast(ds, mask.shape)
 
     return *map(unbroadcast, (dq, dk, dv), shapes), None if mask is None else dmask
+
+
+def _finite(*arrays) -> bool:
+    return all(np.isfinite(a).all() for a in arrays)
+
+
+def _product(a, b, seen):
+    """``a @ b`` without the terms that are not seen, whatever stands in ``b``: 0 times nan is nan."""
+    bad = ~np.isfinite(b)
+    y = np.where(seen, a, 0) @ np.where(bad, 0, b)
+    for j in np.flatnonzero(bad.any(axis=(*range(b.ndim - 2), b.ndim - 1))):
+        terms = a[..., j, None] * b[..., j, None, :]
+        y += np.where(seen[..., j, None] & bad[..., j, None, :], terms, 0)
+    return y
+
+
+def _apart(q, k, v, mask, is_causal, scale, lead):
+    """Attention among numbers that are not finite, of which nothing may reach a query that does not see them."""
+    seen = _seen(mask, (*lead, q.shape[-2], k.shape[-2]), is_causal)
+    with np.errstate(invalid="ignore", over="ignore"):
+        s = np.array(np.broadcast_to(q * scale @ k.swapaxes(-1, -2), seen.shape))
+        if mask is not None and mask.dtype != bool:
+            s += mask
+        _softmax_rows(s, seen)
+        return _product(s, v, seen), s
+
+
+def _apart_vjp(dy, weights, q, k, v, mask, is_causal, scale):
+    seen = _seen(mask, weights.shape, is_causal)
+    shapes = q.shape, k.shape, v.shape
+    q, k, v = (_broadcast(a, weights.shape[:-2]) for a in (q, k, v))
+    with np.errstate(invalid="ignore", over="ignore"):
+        ds = np.where(seen, dy @ v.swapaxes(-1, -2), 0)
+        ds -= (ds * weights).sum(-1, keepdims=True)
+        ds = np.where(seen, ds * weights, 0)
+        across, back = ds.swapaxes(-1, -2), seen.swapaxes(-1, -2)
+        dq, dk = scale * _product(ds, k, seen), scale * _product(across, q, back)
+        dv = _product(weights.swapaxes(-1, -2), dy, back)
+    dmask = None if mask is None else lambda: unbroadcast(ds, mask.shape)
+    return *map(unbroadcast, (dq, dk, dv), shapes), dmask
 
 
 ROWS, SCORES = 128, 2**16  # of a piece: measured, not derived
@@ -379,7 +483,7 @@ def _slices(T: int, size: int) -> Iterator[slice]:
 
 def _hide_future(s, rows, first=0):
     """-inf where the key, the first of which is number ``first``, comes after the query."""
-    seen = causal_mask(*s.shape[-2:], offset=rows.start - first)
+    seen = _causal(*s.shape[-2:], rows.start - first)
     np.copyto(s, -np.inf, where=~seen)
 
 
@@ -389,8 +493,8 @@ def _broadcast(a, lead):
 
 def _fit(name, q, k, v, mask=None) -> tuple[int, ...]:
     """The leading axes, once everything fits."""
-    shapes = f"queries of shape {q.shape}, keys of shape {k.shape} and values of shape {v.shape}"
-    if min(q.ndim, k.ndim, v.ndim) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
+    shapes = "queries of shape {}, keys of shape {} and values of shape {}".format(*map(np.shape, (q, k, v)))
+    if min(map(np.ndim, (q, k, v))) < 2 or q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
         raise ValueError(f"{name}: {shapes} do not fit; expected (..., Tq, d), (..., Tk, d) and (..., Tk, dv)")
     try:
         lead = np.broadcast_shapes(q.shape[:-2], k.shape[:-2], v.shape[:-2])
@@ -411,7 +515,7 @@ def _check_mask(name, mask, scores):
 
 
 @primitive
-def blockwise_attention(q, k, v, *, is_causal=False, scale=None, block_size=128):
+def blockwise_attention(q, k, v, *, is_causal=False, scale: float | None = None, block_size: int = 128):
     """Attention without its matrix of weights: the softmax is computed along the way (:eq:`eq-blockwise_attention`).
 
     A block of keys at a time, it carries the largest score so far, the sum of the exponentials and the weighted sum of
@@ -427,7 +531,8 @@ def blockwise_attention(q, k, v, *, is_causal=False, scale=None, block_size=128)
         block_size: queries and keys in a block, >= 1.
 
     Returns:
-        (..., Tq, dv): :func:`scaled_dot_product_attention` to rounding.
+        (..., Tq, dv): :func:`scaled_dot_product_attention` to rounding. Among numbers that are not finite it is that
+        function, in one piece.
 
     Raises:
         ValueError: the shapes do not fit (names them), or ``block_size`` is below 1.
@@ -437,8 +542,10 @@ def blockwise_attention(q, k, v, *, is_causal=False, scale=None, block_size=128)
     lead, scale = _fit("blockwise_attention", q, k, v), _scale(scale, q)
     if block_size < 1:
         raise ValueError(f"blockwise_attention: block_size must be at least 1, not {block_size}")
+    if is_causal and not _finite(q, k, v):
+        return _apart(q, k, v, None, is_causal, scale, lead)
     q, k, v = (_broadcast(a, lead) for a in (q, k, v))
-    y = np.zeros((*q.shape[:-1], v.shape[-1]), np.result_type(q, k, v, np.float16))
+    y = np.zeros((*q.shape[:-1], v.shape[-1]), np.result_type(q, k, v))
     log_sum = np.zeros((*q.shape[:-1], 1), y.dtype)
     for i, rows in _blocks(lead, q.shape[-2], block_size):
         highest = np.full((*y[i][..., rows, :].shape[:-1], 1), -np.inf, y.dtype)
@@ -446,15 +553,16 @@ def blockwise_attention(q, k, v, *, is_causal=False, scale=None, block_size=128)
         for keys in _keys_before(rows, k.shape[-2], block_size, is_causal):
             s = _block_scores(q[i], k[i], rows, keys, scale, is_causal)
             higher = np.maximum(highest, s.max(-1, keepdims=True))
+            higher[higher == -np.inf] = 0  # nothing seen so far: exponentials of 0, not exp(-inf + inf)
             shrink = np.exp(highest - higher)
             s -= higher
             np.exp(s, out=s)
             total = shrink * total + s.sum(-1, keepdims=True)
             mixed = shrink * mixed + s @ v[i][..., keys, :]
             highest = higher
-        if k.shape[-2]:
-            y[i][..., rows, :] = mixed / total
-            log_sum[i][..., rows, :] = highest + np.log(total)
+        none = total == 0  # a query whose scores are all -inf, or without keys: zeros
+        y[i][..., rows, :] = mixed / np.where(none, 1, total)
+        log_sum[i][..., rows, :] = np.where(none, np.inf, highest + np.log(np.where(none, 1, total)))
     return y, (y, log_sum)
 
 
@@ -466,6 +574,9 @@ def blockwise_attention_vjp(dy, saved, q, k, v, *, is_causal=False, scale=None, 
     """
     y, log_sum = saved
     lead, scale = y.shape[:-2], _scale(scale, q)
+    if is_causal and not _finite(dy, q, k, v):
+        _, weights = _apart(q, k, v, None, is_causal, scale, lead)
+        return _apart_vjp(dy, weights, q, k, v, None, is_causal, scale)[:3]
     shapes = q.shape, k.shape, v.shape
     q, k, v = (_broadcast(a, lead) for a in (q, k, v))
     dq, dk, dv = (np.zeros(a.shape, y.dtype) for a in (q, k, v))
@@ -507,12 +618,15 @@ def _block_scores(q, k, rows, keys, scale, is_causal):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def split_heads(x, num_heads: int):
     """(..., T, E) -> (..., H, T, E / H): head h takes the features h E/H to (h + 1) E/H - 1 (:eq:`eq-split_heads`).
 
     Raises:
         ValueError: the heads do not divide the features.
     """
+    if x.ndim < 2:
+        raise ValueError(f"split_heads: x must have shape (..., T, E), not {x.shape}")
     *lead, T, E = x.shape
     if num_heads < 1 or E % num_heads:
         raise ValueError(f"split_heads: {num_heads} heads do not divide the {E} features of shape {tuple(x.shape)}")
@@ -520,14 +634,22 @@ def split_heads(x, num_heads: int):
     return transpose(x.reshape(*lead, T, num_heads, E // num_heads), axes=(*range(n), n + 1, n, n + 2))
 
 
+@checked
 def merge_heads(x):
-    """(..., H, T, d) -> (..., T, H d): the inverse of :func:`split_heads`."""
+    """(..., H, T, d) -> (..., T, H d): the inverse of :func:`split_heads`.
+
+    Raises:
+        ValueError: x has fewer than three axes.
+    """
+    if x.ndim < 3:
+        raise ValueError(f"merge_heads: x must have shape (..., H, T, d), not {x.shape}")
     *lead, H, T, d = x.shape
     n = len(lead)
     return transpose(x, axes=(*range(n), n + 1, n, n + 2)).reshape(*lead, T, H * d)
 
 
-def grouped_query_attention(q, k, v, mask=None, *, is_causal: bool = False, scale: float | None = None):
+@checked
+def grouped_query_attention(q, k, v, mask: Given | None = None, *, is_causal: bool = False, scale: float | None = None):
     """Attention in which several heads of queries share one head of keys (:eq:`eq-grouped_query_attention`).
 
     Args:
@@ -546,6 +668,11 @@ def grouped_query_attention(q, k, v, mask=None, *, is_causal: bool = False, scal
 
     PyTorch: ``torch.nn.functional.scaled_dot_product_attention(..., enable_gqa=True)``. Source: :cite:`ainslie2023`.
     """
+    if min(q.ndim, k.ndim, v.ndim) < 3:
+        raise ValueError(
+            f"grouped_query_attention: queries of shape {q.shape}, keys of shape {k.shape} and values of shape "
+            f"{v.shape} need an axis of heads"
+        )
     H, G = q.shape[-3], k.shape[-3]
     if G == 0 or H % G or v.shape[-3] != G:
         raise ValueError(
@@ -553,6 +680,8 @@ def grouped_query_attention(q, k, v, mask=None, *, is_causal: bool = False, scal
             f"{H} heads of queries (shape {q.shape})"
         )
     if mask is not None and mask.ndim > 2:
+        if mask.shape[-3] not in (1, H):
+            raise ValueError(f"grouped_query_attention: a mask of shape {mask.shape} does not fit {H} heads of queries")
         heads = (G, H // G) if mask.shape[-3] == H else (1, 1)
         mask = mask.reshape(*mask.shape[:-3], *heads, *mask.shape[-2:])
     y = scaled_dot_product_attention(
@@ -566,6 +695,7 @@ def grouped_query_attention(q, k, v, mask=None, *, is_causal: bool = False, scal
     return y.reshape(*q.shape[:-1], v.shape[-1])
 
 
+@checked
 def multi_head_attention_init(rng: np.random.Generator, embed_dim: int, *, dtype=np.float32) -> Tree:
     """Parameters of :func:`multi_head_attention`, drawn as PyTorch draws them: biases are 0.
 
@@ -581,15 +711,16 @@ def multi_head_attention_init(rng: np.random.Generator, embed_dim: int, *, dtype
     }
 
 
+@checked
 def multi_head_attention(
-    params: Tree,
+    params: Branch,
     query,
     key,
     value,
     *,
     num_heads: int,
-    key_padding_mask=None,
-    attn_mask=None,
+    key_padding_mask: Given | None = None,
+    attn_mask: Given | None = None,
     is_causal: bool = False,
     need_weights: bool = False,
 ):
@@ -602,22 +733,33 @@ def multi_head_attention(
         value: (B, Tk, E). Self-attention passes the same array three times.
         num_heads: H, a divisor of E.
         key_padding_mask: (B, Tk), boolean: *true for keys that are left out*; or float, added to the scores.
-        attn_mask: (Tq, Tk), (B H, Tq, Tk) or (B, H, Tq, Tk); boolean: *true for what is left out*; or float.
+        attn_mask: (Tq, Tk), (B H, Tq, Tk) or (B, H, Tq, Tk); boolean: *true for what is left out*; or float. A mask for
+            each sequence, (B, Tq, Tk), is none of these: write it ``np.repeat(mask, H, 0)``.
         is_causal: query i sees the keys 0 to i only.
         need_weights: whether to return the weights as well.
 
     Returns:
-        (B, Tq, E), or ``(output, weights)`` with weights (B, H, Tq, Tk), each head by itself.
+        (B, Tq, E), or ``(output, weights)`` with weights (B, H, Tq, Tk), each head by itself. A key that no query sees
+        may be nan or infinite.
 
     Raises:
-        ValueError: the shapes do not fit, or the heads do not divide E.
+        ValueError: the shapes do not fit, those of the masks included (names them), or the heads do not divide E.
 
     PyTorch: ``torch.nn.MultiheadAttention(E, H, batch_first=True)``, whose masks these are; it always returns a pair,
     averages the weights over the heads unless told otherwise, gives nan to a query that sees no key (here: the bias of
     the output), and takes ``is_causal`` only as a hint beside ``attn_mask``. Source: :cite:`vaswani2017`.
     """
+    shapes = f"query of shape {query.shape}, key of shape {key.shape} and value of shape {value.shape}"
+    if query.ndim < 2 or query.shape[:-2] != key.shape[:-2] or key.shape[:-1] != value.shape[:-1]:
+        raise ValueError(f"multi_head_attention: {shapes} do not fit; expected (B, Tq, E), (B, Tk, E) and (B, Tk, E)")
+    mask = _takes_part(key_padding_mask, attn_mask, query.shape[:-2], num_heads, query.shape[-2], key.shape[-2])
+    if mask is not None and not _finite(*map(stop_gradient, (query, key, value))):
+        seen = _seen(stop_gradient(mask), (*query.shape[:-2], num_heads, query.shape[-2], key.shape[-2]), is_causal)
+        unseen = ~seen.any((-3, -2))
+        itself = query is key
+        key, value = _emptied(key, unseen), _emptied(value, unseen)
+        query = key if itself else query
     q, k, v = _projected(params, query, key, value, num_heads)
-    mask = _takes_part(key_padding_mask, attn_mask, q.shape[:-2])
     y, weights = _attend(q, k, v, mask, is_causal, need_weights)
     y = linear(merge_heads(y), params["out_proj"]["weight"], params["out_proj"]["bias"])
     return (y, weights) if need_weights else y
@@ -626,6 +768,8 @@ def multi_head_attention(
 def _projected(params, query, key, value, num_heads):
     """Queries, keys and values of all heads, from one third of the weights each."""
     weight, bias = params["in_proj_weight"], params["in_proj_bias"]
+    if weight.ndim != 2 or weight.shape[0] != 3 * weight.shape[1]:
+        raise ValueError(f"the weights of queries, keys and values must have shape (3 E, E), not {weight.shape}")
     E = weight.shape[1]
     thirds = (slice(0, E), slice(E, 2 * E), slice(2 * E, 3 * E))
     inputs = zip((query, key, value), thirds, strict=True)
@@ -633,21 +777,26 @@ def _projected(params, query, key, value, num_heads):
 
 
 def _attend(q, k, v, mask, is_causal, need_weights):
-    if not need_weights:
-        return scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal), None
-    weights = attention_weights(q, k, mask, is_causal=is_causal)
-    return matmul(weights, v), weights
+    y = scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal)
+    return y, attention_weights(q, k, mask, is_causal=is_causal) if need_weights else None
 
 
-def _takes_part(key_padding_mask, attn_mask, heads):
+def _emptied(x, left_out):
+    """``x``, (B, T, E), with 0 for what is not finite where ``left_out``, (B, T), so that no product with it is nan."""
+    bad = left_out[..., None] & ~np.isfinite(stop_gradient(x))
+    return where(bad, 0.0, x) if bad.any() else x
+
+
+def _takes_part(key_padding_mask, attn_mask, lead, num_heads, Tq, Tk):
     """The two masks of ``torch.nn``, in which true means left out, as one in which true means takes part."""
     masks = []
     if key_padding_mask is not None:
-        a = np.asarray(key_padding_mask)
-        masks.append(a.reshape(*a.shape[:-1], 1, 1, a.shape[-1]))
+        _check_shape("key_padding_mask", key_padding_mask, ((*lead, Tk),))
+        masks.append(key_padding_mask.reshape(*lead, 1, 1, Tk))
     if attn_mask is not None:
-        a = np.asarray(attn_mask)
-        masks.append(a.reshape(*heads, *a.shape[1:]) if a.ndim == 3 and a.shape[0] == math.prod(heads) else a)
+        whole = (*lead, num_heads, Tq, Tk)
+        _check_shape("attn_mask", attn_mask, ((Tq, Tk), (math.prod(lead) * num_heads, Tq, Tk), whole))
+        masks.append(attn_mask if attn_mask.ndim == 2 else attn_mask.reshape(*whole))
     if not masks:
         return None
     if all(a.dtype == bool for a in masks):
@@ -657,6 +806,13 @@ def _takes_part(key_padding_mask, attn_mask, heads):
     return masks[0] if len(masks) == 1 else masks[0] + masks[1]
 
 
+def _check_shape(name, mask, allowed):
+    if mask.dtype.kind not in "bf":
+        raise ValueError(f"{name} has dtype {mask.dtype}, expected bool (true: left out) or a float")
+    if mask.shape not in allowed:
+        raise ValueError(f"{name} has shape {mask.shape}, expected {' or '.join(map(str, dict.fromkeys(allowed)))}")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Positions: without them attention does not know the order
 # ---------------------------------------------------------------------------------------------------------------------
@@ -664,13 +820,15 @@ def _takes_part(key_padding_mask, attn_mask, heads):
 
 def _angles(T, d, base, offset, name):
     """(T, d/2): place times frequency, the frequencies falling geometrically from 1 to nearly 1 / base."""
+    _at_least(0, name, T=T, d=d)
     if d % 2:
         raise ValueError(f"{name}: the width must be even, not {d}")
     if not base > 0:
         raise ValueError(f"{name}: base must be > 0, not {base}")
-    return (offset + np.arange(T))[:, None] * float(base) ** (-np.arange(0, d, 2) / max(d, 1))
+    return (offset + np.arange(T))[:, None] * base ** (-np.arange(0, d, 2) / max(d, 1))
 
 
+@checked
 def sinusoidal_positions(T: int, d: int, *, base: float = 10000.0, offset: int = 0, dtype=np.float32) -> Array:
     """Sines and cosines of falling frequency, one row a place, to be added to embeddings
     (:eq:`eq-sinusoidal_positions`).
@@ -695,7 +853,7 @@ def sinusoidal_positions(T: int, d: int, *, base: float = 10000.0, offset: int =
 
 
 @primitive
-def rope(x, *, base=10000.0, offset=0):
+def rope(x, *, base=10000.0, offset: int = 0):
     """Rotary positions: each pair of features is turned by an angle that grows with the place (:eq:`eq-rope`).
 
     Queries and keys so turned have inner products that depend on the distance of their places only.
@@ -714,8 +872,8 @@ def rope(x, *, base=10000.0, offset=0):
     PyTorch has none. The pairs are the paper's; some published weights pair feature i with i + d/2 instead, which is
     the same after a permutation of the features. Source: :cite:`su2024`.
     """
-    if x.ndim < 2:
-        raise ValueError(f"rope: x must have shape (..., T, d), not {x.shape}")
+    if np.ndim(x) < 2:
+        raise ValueError(f"rope: x must have shape (..., T, d), not {np.shape(x)}")
     T, d = x.shape[-2:]
     angles = _angles(T, d, base, offset, "rope")
     turn = np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype)
@@ -737,6 +895,7 @@ def _turned(x, cos, sin):
     return y
 
 
+@checked
 def alibi_slopes(num_heads: int) -> Array:
     """A slope for each head, ``2^(-8 h / H)`` for h = 1 to H (:eq:`eq-alibi_slopes`).
 
@@ -747,11 +906,11 @@ def alibi_slopes(num_heads: int) -> Array:
 
     Source: :cite:`press2022`.
     """
-    if num_heads < 1:
-        raise ValueError(f"alibi_slopes: num_heads must be at least 1, not {num_heads}")
+    _at_least(1, "alibi_slopes", num_heads=num_heads)
     return 2.0 ** (-8 * np.arange(1, num_heads + 1) / num_heads)
 
 
+@checked
 def alibi_bias(num_heads: int, Tq: int, Tk: int | None = None, *, offset: int = 0, dtype=np.float32) -> Array:
     """What to add to the scores so that far keys count less: minus slope times distance (:eq:`eq-alibi_bias`).
 
@@ -763,9 +922,14 @@ def alibi_bias(num_heads: int, Tq: int, Tk: int | None = None, *, offset: int = 
     Returns:
         (H, Tq, Tk), a float mask for :func:`scaled_dot_product_attention`.
 
+    Raises:
+        ValueError: there is no head, or a number of queries or keys is negative.
+
     Source: :cite:`press2022`.
     """
-    distance = np.abs(np.arange(Tq if Tk is None else Tk) - (offset + np.arange(Tq)[:, None]))
+    Tk = Tq if Tk is None else Tk
+    _at_least(0, "alibi_bias", Tq=Tq, Tk=Tk)
+    distance = np.abs(np.arange(Tk) - (offset + np.arange(Tq)[:, None]))
     return (-alibi_slopes(num_heads)[:, None, None] * distance).astype(dtype)
 
 
@@ -776,6 +940,7 @@ def alibi_bias(num_heads: int, Tq: int, Tk: int | None = None, *, offset: int = 
 ACTIVATIONS = {"relu": relu, "gelu": gelu}
 
 
+@checked
 def transformer_encoder_layer_init(
     rng: np.random.Generator, d_model: int, *, dim_feedforward: int | None = None, dtype=np.float32
 ) -> Tree:
@@ -800,16 +965,17 @@ def transformer_encoder_layer_init(
     }
 
 
+@checked
 def transformer_encoder_layer(
-    params: Tree,
+    params: Branch,
     src,
     *,
     nhead: int,
-    src_mask=None,
-    src_key_padding_mask=None,
+    src_mask: Given | None = None,
+    src_key_padding_mask: Given | None = None,
     is_causal: bool = False,
     norm_first: bool = False,
-    activation: str = "relu",
+    activation: Literal["relu", "gelu"] = "relu",
     layer_norm_eps: float = 1e-5,
     need_weights: bool = False,
 ):
@@ -854,15 +1020,22 @@ def transformer_encoder_layer(
         )
 
     feed_forward, branch = _parts(params, norm_first, activation, layer_norm_eps)
+    src = _padding_emptied(src, src_key_padding_mask)
     x, weights = branch(src, "norm1", self_attention, need_weights)
     x, _ = branch(x, "norm2", feed_forward)
     return (x, weights) if need_weights else x
 
 
+def _padding_emptied(x, mask):
+    """Tokens that are padding may be nan or infinite: as 0 they go through the layer without harm to its gradients."""
+    mask = stop_gradient(mask)
+    if mask is None or mask.shape != x.shape[:-1]:  # which the attention refuses
+        return x
+    return _emptied(x, mask if mask.dtype == bool else mask == -np.inf)
+
+
 def _parts(params, norm_first, activation, eps):
     """The feed-forward network, and a function that runs one residual branch with its norm before or after."""
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
 
     def feed_forward(x):
         return linear(ACTIVATIONS[activation](linear(x, **params["linear1"])), **params["linear2"])
@@ -875,6 +1048,7 @@ def _parts(params, norm_first, activation, eps):
     return feed_forward, branch
 
 
+@checked
 def transformer_decoder_layer_init(
     rng: np.random.Generator, d_model: int, *, dim_feedforward: int | None = None, dtype=np.float32
 ) -> Tree:
@@ -888,19 +1062,20 @@ def transformer_decoder_layer_init(
     return {**params, "norm3": layer_norm_init(d_model, dtype=dtype)}
 
 
+@checked
 def transformer_decoder_layer(
-    params: Tree,
+    params: Branch,
     tgt,
     memory,
     *,
     nhead: int,
-    tgt_mask=None,
-    memory_mask=None,
-    tgt_key_padding_mask=None,
-    memory_key_padding_mask=None,
+    tgt_mask: Given | None = None,
+    memory_mask: Given | None = None,
+    tgt_key_padding_mask: Given | None = None,
+    memory_key_padding_mask: Given | None = None,
     tgt_is_causal: bool = False,
     norm_first: bool = False,
-    activation: str = "relu",
+    activation: Literal["relu", "gelu"] = "relu",
     layer_norm_eps: float = 1e-5,
     need_weights: bool = False,
 ):
@@ -950,6 +1125,7 @@ def transformer_decoder_layer(
         )
 
     feed_forward, branch = _parts(params, norm_first, activation, layer_norm_eps)
+    tgt, memory = _padding_emptied(tgt, tgt_key_padding_mask), _padding_emptied(memory, memory_key_padding_mask)
     x, _ = branch(tgt, "norm1", self_attention)
     x, weights = branch(x, "norm2", cross_attention, need_weights)
     x, _ = branch(x, "norm3", feed_forward)
@@ -957,10 +1133,138 @@ def transformer_decoder_layer(
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Attention between two recurrent networks
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@checked
+def seq2seq_attention_init(
+    rng: np.random.Generator,
+    source_size: Size,
+    target_size: Size,
+    hidden_size: Size,
+    *,
+    embedding_size: Size | None = None,
+    dtype=np.float32,
+) -> Tree:
+    """Parameters of :func:`seq2seq_attention`: those of :func:`~nnbook.rnn.seq2seq_init`, and an additive score.
+
+    Args:
+        rng: the source of randomness.
+        source_size, target_size: tokens of the two vocabularies.
+        hidden_size: H, of both GRUs and of the score.
+        embedding_size: D entries of a token's vector; H if not given.
+        dtype: float32 or float64.
+
+    Returns:
+        ``{"encoder": {"embedding", "rnn"}, "attention": {"query", "key", "score"}, "decoder": {"embedding", "rnn",
+        "linear"}}``; the decoder's GRU has D + H inputs.
+
+    Raises:
+        ValueError: as :func:`~nnbook.rnn.recurrent_init`.
+    """
+    size = hidden_size if embedding_size is None else embedding_size
+    params = seq2seq_init(rng, source_size, target_size, hidden_size, cell="gru", embedding_size=size, dtype=dtype)
+    params["decoder"]["rnn"] = recurrent_init(rng, "gru", size + hidden_size, hidden_size, dtype=dtype)
+    return {**params, "attention": additive_score_init(rng, hidden_size, hidden_size, hidden_size, dtype=dtype)}
+
+
+@checked
+def seq2seq_attention(
+    params: Branch, source: Given, target: Given, source_mask: Given | None = None, *, need_weights: bool = False
+):
+    """:func:`~nnbook.rnn.seq2seq` of two GRUs, whose decoder looks at all states of the encoder at every step
+    (:eq:`eq-seq2seq_attention`).
+
+    The steps come first, as for recurrent networks.
+
+    Args:
+        params: see :func:`seq2seq_attention_init`.
+        source: (S, N) integers.
+        target: (T, N) integers, T >= 1, what the decoder reads: the start token, then all but the last of the answer.
+        source_mask: (S, N) bool, False where padded: there nobody looks.
+        need_weights: whether to return where each step looked, (N, T, S), as well.
+
+    Returns:
+        Logits (T, N, K), or ``(logits, weights)``.
+
+    Raises:
+        ValueError: tokens out of range, shapes that do not fit.
+
+    PyTorch: :func:`nnbook.twins.seq2seq_attention`. Source: :cite:`bahdanau2015`, whose encoder reads in both
+    directions; this one reads forwards only.
+    """
+    if np.ndim(target) != 2 or len(target) == 0:
+        raise ValueError(f"seq2seq_attention: target has shape {np.shape(target)}, expected (T, N) with T >= 1")
+    memory, state = _read(params, source, source_mask)
+    if np.shape(target)[1] != memory.shape[0]:
+        raise ValueError(f"seq2seq_attention: {memory.shape[0]} sequences to read, but {np.shape(target)[1]} to write")
+    read = embedding(target, params["decoder"]["embedding"]["weight"])
+    states, looks = [], []
+    for t in range(len(target)):
+        state, weights = _look_and_step(params, read[t : t + 1], state, memory, source_mask)
+        states.append(state)
+        looks.append(weights)
+    logits = linear(concatenate(*states), **params["decoder"]["linear"])
+    return (logits, concatenate(*looks, axis=1)) if need_weights else logits
+
+
+def _read(params, source, source_mask):
+    """All states of the encoder, (N, S, H), and its last one, (1, N, H)."""
+    if np.ndim(source) != 2:
+        raise ValueError(f"seq2seq_attention: source has shape {np.shape(source)}, expected (S, N)")
+    if source_mask is not None and (source_mask.dtype != bool or source_mask.shape != source.shape):
+        raise ValueError(
+            f"seq2seq_attention: source_mask must be {source.shape} bool, not {source_mask.dtype} {source_mask.shape}"
+        )
+    x = embedding(source, params["encoder"]["embedding"]["weight"])
+    states, last = recurrent(params["encoder"]["rnn"], x, None, source_mask)
+    return states.transpose(1, 0, 2), last
+
+
+def _look_and_step(params, x, state, memory, source_mask):
+    """One step of the decoder from x (1, N, D) and its state (1, N, H): the new state, and the weights (N, 1, S)."""
+    scores = additive_score(state.transpose(1, 0, 2), memory, params["attention"])
+    weights = masked_softmax(scores, None if source_mask is None else np.transpose(source_mask)[:, None])
+    context = (weights @ memory).transpose(1, 0, 2)
+    return recurrent(params["decoder"]["rnn"], concatenate(x, context, axis=2), state)[1], weights
+
+
+@checked
+def seq2seq_attention_decode(
+    params: Branch, source: Given, length: int, *, start: int, source_mask: Given | None = None
+) -> tuple[Array, Array]:
+    """The likeliest token at every step, fed back in: :func:`~nnbook.rnn.greedy_decode` with attention.
+
+    Args:
+        params, source, source_mask: of :func:`seq2seq_attention`.
+        length: tokens to produce, >= 1.
+        start: the start token.
+
+    Returns:
+        ``(tokens, weights)``: (length, N) int64, and (N, length, S), where each written token looked.
+
+    Raises:
+        ValueError: as for :func:`seq2seq_attention`, or ``length`` is below 1.
+    """
+    _at_least(1, "seq2seq_attention_decode", length=length)
+    memory, state = _read(params, source, source_mask)
+    tokens, looks = np.full((1, len(memory)), start), []
+    written = np.empty((length, len(memory)), np.int64)
+    for t in range(length):
+        x = embedding(tokens, params["decoder"]["embedding"]["weight"])
+        state, weights = _look_and_step(params, x, state, memory, source_mask)
+        tokens = written[t : t + 1] = linear(state, **params["decoder"]["linear"]).argmax(-1)
+        looks.append(weights)
+    return written, np.concatenate(looks, axis=1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Encoder and decoder: from one sequence to another
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def translator_init(
     rng: np.random.Generator,
     *,
@@ -987,8 +1291,9 @@ def translator_init(
         ``encoder.norm``, ``decoder.layers.0``, ..., ``decoder.norm``, ``head.weight`` (Vt, E), ``head.bias`` (Vt,).
 
     Raises:
-        ValueError: a number of layers is below 1.
+        ValueError: a number of layers, tokens or features is below 1.
     """
+    _at_least(1, "translator_init", source_size=source_size, target_size=target_size, d_model=d_model)
     if min(num_encoder_layers, num_decoder_layers) < 1:
         raise ValueError(f"translator_init: at least one layer each, not {num_encoder_layers} and {num_decoder_layers}")
 
@@ -1005,7 +1310,10 @@ def translator_init(
     }
 
 
-def translator(params: Tree, source, target, *, nhead: int, padding: int | None = None, need_weights: bool = False):
+@checked
+def translator(
+    params: Branch, source: Given, target: Given, *, nhead: int, padding: int | None = None, need_weights: bool = False
+):
     """The transformer with encoder and decoder, pre-norm, with sinusoidal positions (:eq:`eq-translator`).
 
     Args:
@@ -1025,24 +1333,30 @@ def translator(params: Tree, source, target, *, nhead: int, padding: int | None 
     PyTorch: :func:`nnbook.twins.translator`. Source: :cite:`vaswani2017`, whose norms came after.
     """
     memory = translator_encode(params, source, nhead=nhead, padding=padding)
-    left_out = None if padding is None else np.asarray(source) == padding
+    left_out = None if padding is None else source == padding
     return translator_decode(params, target, memory, nhead=nhead, left_out=left_out, need_weights=need_weights)
 
 
-def translator_encode(params: Tree, source, *, nhead: int, padding: int | None = None):
+@checked
+def translator_encode(params: Branch, source: Given, *, nhead: int, padding: int | None = None):
     """The first half of :func:`translator`: tokens (B, Ts) to the memory (B, Ts, E) that the decoder looks at."""
-    left_out = None if padding is None else np.asarray(source) == padding
+    left_out = None if padding is None else source == padding
     x = _with_positions(params["source_embedding"]["weight"], source)
-    for layer in params["encoder"]["layers"].values():
+    for i in by_number(params["encoder"]["layers"]):
+        layer = params["encoder"]["layers"][i]
         x = transformer_encoder_layer(layer, x, nhead=nhead, src_key_padding_mask=left_out, norm_first=True)
     return layer_norm(x, **params["encoder"]["norm"])
 
 
-def translator_decode(params: Tree, target, memory, *, nhead: int, left_out=None, need_weights: bool = False):
+@checked
+def translator_decode(
+    params: Branch, target: Given, memory, *, nhead: int, left_out: Given | None = None, need_weights: bool = False
+):
     """The second half of :func:`translator`; ``left_out`` (B, Ts) is true for places of the memory that nobody sees."""
     x = _with_positions(params["target_embedding"]["weight"], target)
     weights = None
-    for layer in params["decoder"]["layers"].values():
+    for i in by_number(params["decoder"]["layers"]):
+        layer = params["decoder"]["layers"][i]
         x = transformer_decoder_layer(
             layer,
             x,
@@ -1059,12 +1373,15 @@ def translator_decode(params: Tree, target, memory, *, nhead: int, left_out=None
 
 
 def _with_positions(weight, tokens):
+    if np.ndim(tokens) == 0:
+        raise ValueError("tokens must have shape (B, T), not ()")
     return embedding(tokens, weight) + sinusoidal_positions(np.shape(tokens)[-1], weight.shape[1], dtype=weight.dtype)
 
 
+@checked
 def translate(
-    params: Tree,
-    source,
+    params: Branch,
+    source: Given,
     *,
     nhead: int,
     start: int,
@@ -1086,10 +1403,11 @@ def translate(
     Raises:
         ValueError: as for :func:`translator`, or ``length`` is below 1.
     """
-    if length < 1:
-        raise ValueError(f"translate: length must be at least 1, not {length}")
+    _at_least(1, "translate", length=length)
+    if source.ndim != 2:
+        raise ValueError(f"translate: source must have shape (B, Ts), not {source.shape}")
     memory = translator_encode(params, source, nhead=nhead, padding=padding)
-    left_out = None if padding is None else np.asarray(source) == padding
+    left_out = None if padding is None else source == padding
     tokens = np.full((len(memory), 1), start)
     for _ in range(length):
         logits, weights = translator_decode(params, tokens, memory, nhead=nhead, left_out=left_out, need_weights=True)
@@ -1105,6 +1423,7 @@ def translate(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def gpt_init(
     rng: np.random.Generator,
     *,
@@ -1142,10 +1461,7 @@ def gpt_init(
     The published weights of GPT-2 have these names too, but their linear maps are stored as (in, out). Source:
     :cite:`radford2019`.
     """
-    sizes = {"vocab_size": vocab_size, "context": context, "n_layer": n_layer, "n_head": n_head, "n_embd": n_embd}
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"gpt_init: {name} must be at least 1, not {size}")
+    _at_least(1, "gpt_init", vocab_size=vocab_size, context=context, n_layer=n_layer, n_head=n_head, n_embd=n_embd)
     if n_embd % n_head:
         raise ValueError(f"gpt_init: {n_head} heads do not divide {n_embd} features")
 
@@ -1174,7 +1490,15 @@ def gpt_init(
     return params if tie_weights else {**params, "lm_head": {"weight": normal(vocab_size, E)}}
 
 
-def gpt(params: Tree, tokens, *, n_head: int, need_weights: bool = False, ablate: tuple[tuple[int, int], ...] = ()):
+@checked
+def gpt(
+    params: Branch,
+    tokens: Given,
+    *,
+    n_head: int,
+    need_weights: bool = False,
+    ablate: tuple[tuple[int, int], ...] = (),
+):
     """A decoder-only transformer: logits of the next token at every place (:eq:`eq-gpt`).
 
     Args:
@@ -1200,14 +1524,17 @@ def gpt(params: Tree, tokens, *, n_head: int, need_weights: bool = False, ablate
 
 def _gpt(params, tokens, cache, n_head, need_weights=False, ablate=()):
     """Logits, the keys and values of every block with the cached ones before them, and the attention weights."""
-    context, seen = len(params["wpe"]["weight"]), cache["length"] if cache else 0
+    context, seen = len(params["wpe"]["weight"]), int(cache["length"]) if cache else 0
+    if np.ndim(tokens) == 0:
+        raise ValueError("gpt: tokens must have shape (B, T) or (T,), not ()")
     T = np.shape(tokens)[-1]
     if seen + T > context:
         raise ValueError(f"gpt: {seen + T} tokens are more than the context of {context}")
     _check_heads(ablate, len(params["h"]), n_head)
     x = embedding(tokens, params["wte"]["weight"]) + params["wpe"]["weight"][seen : seen + T]
     blocks, all_weights = {}, []
-    for i, block in params["h"].items():
+    for i in by_number(params["h"]):
+        block = params["h"][i]
         silent = [head for layer, head in ablate if layer == int(i)]
         past = cache["h"][i] if cache else None
         attended, blocks[i], weights = _causal_attention(
@@ -1229,7 +1556,8 @@ def _causal_attention(params, x, n_head, past, need_weights, silent):
     mask = None
     if past is not None:
         k, v = concatenate(past["k"], k, axis=-2), concatenate(past["v"], v, axis=-2)
-        mask = causal_mask(q.shape[-2], k.shape[-2], offset=k.shape[-2] - q.shape[-2])
+        if q.shape[-2] > 1:  # a single new token sees all
+            mask = _causal(q.shape[-2], k.shape[-2], k.shape[-2] - q.shape[-2])
     y, weights = _attend(q, k, v, mask, past is None, need_weights)
     if silent:
         y = y * np.isin(np.arange(n_head), silent, invert=True).astype(y.dtype)[:, None, None]
@@ -1242,7 +1570,8 @@ def _check_heads(ablate, n_layer, n_head):
             raise ValueError(f"gpt: there is no head {head} in layer {layer} of {n_layer} layers of {n_head} heads")
 
 
-def gpt_loss(params: Tree, x, y, *, n_head: int):
+@checked
+def gpt_loss(params: Branch, x: Given, y: Given, *, n_head: int):
     """Mean cross-entropy in nats of the next token (:eq:`eq-gpt_loss`).
 
     Args:
@@ -1263,7 +1592,8 @@ def gpt_loss(params: Tree, x, y, *, n_head: int):
     return cross_entropy(logits.reshape(-1, logits.shape[-1]), np.reshape(y, -1))
 
 
-def gpt_cache(params: Tree, batch: int | None = None, *, n_head: int) -> Tree:
+@checked
+def gpt_cache(params: Branch, batch: int | None = None, *, n_head: int) -> Tree:
     """An empty cache for :func:`gpt_step`: ``length`` 0 and, for each block, no keys ``k`` and no values ``v``.
 
     Args:
@@ -1275,12 +1605,16 @@ def gpt_cache(params: Tree, batch: int | None = None, *, n_head: int) -> Tree:
         ``{"length": 0, "h": {"0": {"k": (B, H, 0, d), "v": (B, H, 0, d)}, ...}}``.
     """
     weight = params["wte"]["weight"]
+    _at_least(1, "gpt_cache", n_head=n_head)
+    if weight.ndim != 2 or weight.shape[1] % n_head or (batch is not None and batch < 0):
+        raise ValueError(f"gpt_cache: no cache of {n_head} heads for {batch} sequences and embeddings {weight.shape}")
     lead = () if batch is None else (batch,)
     empty = np.zeros((*lead, n_head, 0, weight.shape[1] // n_head), weight.dtype)
-    return {"length": 0, "h": {i: {"k": empty, "v": empty} for i in params["h"]}}
+    return {"length": 0, "h": {i: {"k": empty, "v": empty} for i in by_number(params["h"])}}
 
 
-def gpt_step(params: Tree, tokens, cache: Tree, *, n_head: int) -> tuple[Any, Tree]:
+@checked
+def gpt_step(params: Branch, tokens: Given, cache: dict, *, n_head: int) -> tuple[Any, Tree]:
     """:func:`gpt` for the tokens that are new; what it needs of the earlier ones stands in the cache.
 
     A token's keys and values depend on nothing after it, so they need not be computed twice (:eq:`eq-gpt_step`).
@@ -1306,6 +1640,7 @@ def gpt_step(params: Tree, tokens, cache: Tree, *, n_head: int) -> tuple[Any, Tr
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def top_k_filter(logits, k: int) -> Array:
     """The k largest logits; the others become -inf (:eq:`eq-top_k_filter`). What ties with the k-th stays.
 
@@ -1314,19 +1649,19 @@ def top_k_filter(logits, k: int) -> Array:
         k: >= 1; more than V keeps all.
 
     Raises:
-        ValueError: ``k`` is below 1.
+        ValueError: ``k`` is below 1, there is no token, or a logit is nan or infinitely large.
 
     Source: :cite:`fan2018`.
     """
-    if k < 1:
-        raise ValueError(f"top_k_filter: k must be at least 1, not {k}")
-    logits = np.asarray(logits)
+    _at_least(1, "top_k_filter", k=k)
+    _check_logits("top_k_filter", logits)
     if k >= logits.shape[-1]:
         return logits.copy()
     kth = np.partition(logits, -k, axis=-1)[..., -k, None]
     return np.where(logits >= kth, logits, -np.inf).astype(logits.dtype)
 
 
+@checked
 def top_p_filter(logits, p: float) -> Array:
     """The fewest tokens whose probabilities sum to at least p; the other logits become -inf (:eq:`eq-top_p_filter`).
 
@@ -1335,13 +1670,13 @@ def top_p_filter(logits, p: float) -> Array:
         p: 0 < p <= 1. The most probable token always stays; of equal ones the first.
 
     Raises:
-        ValueError: ``p`` is out of range.
+        ValueError: ``p`` is out of range, there is no token, or a logit is nan or infinitely large.
 
     Also called nucleus sampling. Source: :cite:`holtzman2020`.
     """
     if not 0 < p <= 1:
         raise ValueError(f"top_p_filter: p must lie in (0, 1], not {p}")
-    logits = np.asarray(logits)
+    _check_logits("top_p_filter", logits)
     order = np.argsort(-logits, axis=-1, kind="stable")
     falling = np.take_along_axis(softmax(logits.astype(np.float64)), order, -1)
     before = np.cumsum(falling, -1) - falling  # the probability of all that are more probable
@@ -1350,9 +1685,16 @@ def top_p_filter(logits, p: float) -> Array:
     return np.where(keep, logits, -np.inf).astype(logits.dtype)
 
 
+def _check_logits(name, logits):
+    highest = np.max(logits, axis=-1) if np.ndim(logits) and logits.shape[-1] else np.array(np.nan)
+    if not np.isfinite(highest).all():
+        raise ValueError(f"{name}: of logits of shape {np.shape(logits)} the largest must be finite, not {highest}")
+
+
+@checked
 def generate(
-    params: Tree,
-    tokens,
+    params: Branch,
+    tokens: Given,
     *,
     n_head: int,
     length: int,
@@ -1382,20 +1724,20 @@ def generate(
     Raises:
         ValueError: there is no token to begin with, ``temperature`` is negative, or no ``rng`` where one is needed.
     """
-    tokens = np.asarray(tokens)
     if tokens.ndim not in (1, 2) or tokens.shape[-1] == 0:
         raise ValueError(f"generate: begin with tokens of shape (T,) or (B, T), T >= 1, not {tokens.shape}")
     if not temperature >= 0:
         raise ValueError(f"generate: temperature must be >= 0, not {temperature}")
-    if temperature > 0 and not isinstance(rng, np.random.Generator):
-        raise ValueError(f"generate: rng must be a numpy.random.Generator, not {rng!r}")
+    if temperature > 0 and rng is None:
+        raise ValueError("generate: rng must be a numpy.random.Generator, not None, unless the temperature is 0")
+    _at_least(0, "generate", length=length)
     context = len(params["wpe"]["weight"])
     state = gpt_cache(params, None if tokens.ndim == 1 else len(tokens), n_head=n_head)
     for _ in range(length):
         if cache and tokens.shape[-1] <= context:
-            logits, state = gpt_step(params, tokens[..., state["length"] :], state, n_head=n_head)
+            logits, state, _ = _gpt(params, tokens[..., state["length"] :], state, n_head)
         else:
-            logits = gpt(params, tokens[..., -context:], n_head=n_head)
+            logits, _, _ = _gpt(params, tokens[..., -context:], None, n_head)
         new = _draw(rng, logits[..., -1, :], temperature, top_k, top_p)
         tokens = np.concatenate([tokens, new[..., None]], -1)
     return tokens
@@ -1403,7 +1745,9 @@ def generate(
 
 def _draw(rng, logits, temperature, top_k, top_p):
     if temperature > 0:
-        logits, temperature = logits.astype(np.float64) / temperature, 1.0
+        logits = logits.astype(np.float64)
+        with np.errstate(over="ignore"):  # near temperature 0 all but the largest are -inf
+            logits, temperature = (logits - logits.max(-1, keepdims=True)) / temperature, 1.0
         if top_k is not None:
             logits = top_k_filter(logits, top_k)
         if top_p is not None:
@@ -1416,22 +1760,29 @@ def _draw(rng, logits, temperature, top_k, top_p):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def gpt_flops(params: Tree, T: int) -> int:
+@checked
+def gpt_flops(params: Branch, T: int) -> int:
     """Operations of the matrix products in one forward pass of :func:`gpt` over T tokens (:eq:`eq-gpt_flops`).
 
     Two for each weight of a matrix and each token, one multiplication and one addition, and ``4 T^2 E`` for the scores
-    and averages of each block, counted in full as if nothing were masked. Norms, softmax and activations are left out:
-    they grow only linearly with the width.
+    and averages of each block, counted in full as if nothing were masked, as PyTorch's counter does. (For T > 128 the
+    causal attention here computes less.) Norms, softmax and activations are left out: they grow only linearly with the
+    width.
 
     Args:
         params: see :func:`gpt_init`.
         T: tokens.
+
+    Raises:
+        ValueError: T is negative.
     """
+    _at_least(0, "gpt_flops", T=T)
     V, E = params["wte"]["weight"].shape
     matrices = np.sum([np.size(leaf) for name, leaf in flatten(params["h"]).items() if np.ndim(leaf) == 2])
     return int(2 * T * (matrices + V * E) + 4 * T**2 * E * len(params["h"]))
 
 
+@checked
 def training_flops(N: float, D: float) -> float:
     """``6 N D``: about so many operations train N parameters on D tokens (:eq:`eq-training_flops`).
 
@@ -1446,6 +1797,7 @@ def training_flops(N: float, D: float) -> float:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def bpe_train(text: str | bytes, vocab_size: int) -> list[tuple[int, int]]:
     """Merge the most frequent pair of neighbouring tokens into a new token, again and again (:eq:`eq-bpe_train`).
 
@@ -1477,6 +1829,8 @@ def bpe_train(text: str | bytes, vocab_size: int) -> list[tuple[int, int]]:
 
 
 def _bytes(text) -> Array:
+    if not isinstance(text, (str, bytes, bytearray, memoryview)):
+        raise ValueError(f"the text must be a string or bytes, not {type(text).__name__}")
     return np.frombuffer(text.encode() if isinstance(text, str) else bytes(text), np.uint8).astype(np.int64)
 
 
@@ -1491,6 +1845,7 @@ def _merge(tokens, left, right, new):
     return np.delete(tokens, places + 1)
 
 
+@checked
 def bpe_encode(text: str | bytes, merges: list[tuple[int, int]]) -> Array:
     """Text to tokens: the merges, in the order in which they were learned.
 
@@ -1507,23 +1862,33 @@ def bpe_encode(text: str | bytes, merges: list[tuple[int, int]]) -> Array:
     return tokens
 
 
+@checked
 def bpe_vocabulary(merges: list[tuple[int, int]]) -> list[bytes]:
-    """The bytes that each token stands for, the 256 single ones first."""
+    """The bytes that each token stands for, the 256 single ones first.
+
+    Raises:
+        ValueError: a merge is not of two earlier tokens.
+    """
     words = [bytes([i]) for i in range(256)]
     for left, right in merges:
+        if not (0 <= left < len(words) and 0 <= right < len(words)):
+            raise ValueError(f"bpe_vocabulary: {left} and {right} cannot be merged into token {len(words)}")
         words.append(words[left] + words[right])
     return words
 
 
-def bpe_decode(tokens, merges: list[tuple[int, int]]) -> bytes:
+@checked
+def bpe_decode(tokens: Given, merges: list[tuple[int, int]]) -> bytes:
     """Tokens to bytes, the inverse of :func:`bpe_encode`.
 
     The bytes of a sequence of tokens need not be valid UTF-8: ``.decode(errors="replace")`` makes a string of any.
 
     Raises:
-        ValueError: a token is out of range.
+        ValueError: a token is no integer or out of range.
     """
-    words, tokens = bpe_vocabulary(merges), np.asarray(tokens, np.int64)
+    words = bpe_vocabulary(merges)
+    if tokens.ndim != 1 or (tokens.size and tokens.dtype.kind not in "iu"):
+        raise ValueError(f"bpe_decode: tokens must be (n,) integers, not {tokens.dtype} of shape {tokens.shape}")
     if ((tokens < 0) | (tokens >= len(words))).any():
         raise ValueError(f"bpe_decode: tokens must be from 0 to {len(words) - 1}, not {tokens}")
     return b"".join(words[t] for t in tokens)

@@ -50,6 +50,7 @@ __all__ = [
     "add",
     "astype",
     "by_number",
+    "check_parameters",
     "complex_step_gradient",
     "concatenate",
     "directional_derivative",
@@ -74,6 +75,7 @@ __all__ = [
     "record",
     "reshape",
     "sqrt",
+    "stop_gradient",
     "subtract",
     "transpose",
     "tree_map",
@@ -164,7 +166,6 @@ class Primitive:
             static = {name: self._option(name, value) for name, value in static.items()}
         tape = None
         arrays, parents = [], []
-        usual = True
         for arg in args:
             if type(arg) is Traced:
                 if tape is None:
@@ -174,17 +175,12 @@ class Primitive:
                         f"{self.__name__}: the arguments come from two different traces; the engine is first order "
                         "only, so a function being differentiated cannot differentiate another one by its traced values"
                     )
+                arrays.append(arg.value)
                 parents.append(arg.index)
-                arg = arg.value
-                usual = usual and arg.dtype in USUAL
-                arrays.append(arg)
             else:
-                if type(arg) is not float:
-                    arg = self._as_array(arg, len(arrays))
-                    usual = usual and (type(arg) is not Array or arg.dtype in USUAL)
-                arrays.append(arg)
+                arrays.append(arg if type(arg) is float else self._as_array(arg, len(arrays)))
                 parents.append(-1)
-        half = False if usual else self._to_floats(arrays)
+        half = self._to_floats(arrays)
         if tape is None:
             value = self.forward(*arrays, **static)[0]
             return _rounded(value) if half else value
@@ -209,6 +205,11 @@ class Primitive:
 
     def _to_floats(self, arrays: list) -> bool:
         """Bring integers and float16 to the dtype in which to compute, in place; is the answer to be float16?"""
+        for array in arrays:
+            if type(array) is Array and array.dtype not in USUAL:
+                break
+        else:
+            return False
         reals = [i for i, a in enumerate(arrays) if isinstance(a, Array) and self._argument(i).kind == _REAL]
         floats = [arrays[i].dtype for i in reals if arrays[i].dtype.kind in "fc"]
         dtype = np.result_type(*floats) if floats else np.dtype(np.float64)
@@ -368,13 +369,13 @@ class Traced(OnTape):
         return astype(self, dtype=dtype)
 
     def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
-        return _numpy_api().call_ufunc(ufunc, method, inputs, kwargs)
+        return _numpy_api()._call_ufunc(ufunc, method, inputs, kwargs)
 
     def __array_function__(self, function, types, args, kwargs):
-        return _numpy_api().call_function(function, args, kwargs)
+        return _numpy_api()._call_function(function, args, kwargs)
 
     def __getattr__(self, name):
-        return _numpy_api().method_of(self, name)
+        return _numpy_api()._method_of(self, name)
 
     def __setitem__(self, index, value):
         raise ValueError("a traced value cannot be written in place: the VJPs need it as it was; make a new array")
@@ -569,7 +570,7 @@ def value_and_grad(loss: Callable) -> Callable:
 
     @functools.wraps(loss)
     def valued(params, *args, **kwargs):
-        _check_leaves(params)
+        check_parameters(params)
         on_tape = []
 
         def traced_loss(p):
@@ -593,10 +594,28 @@ def value_and_grad(loss: Callable) -> Callable:
     return valued
 
 
-def _check_leaves(params, path=""):
+def stop_gradient(tree):
+    """The same numbers off the tape: what comes after depends on them as on constants.
+
+    Takes an array, a traced value, ``None``, or dicts, tuples and lists of them, in any depth. PyTorch: ``detach``.
+    """
+    if isinstance(tree, dict):
+        return {key: stop_gradient(branch) for key, branch in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        parts = map(stop_gradient, tree)
+        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+    return tree.value if type(tree) is Traced else tree
+
+
+def check_parameters(params: Tree, path: str = "") -> None:
+    """Refuse what cannot follow a gradient.
+
+    Raises:
+        ValueError: a leaf is an integer, a list or no number; names it and says what to do.
+    """
     if isinstance(params, dict):
         for key, branch in params.items():
-            _check_leaves(branch, f"{path}.{key}" if path else str(key))
+            check_parameters(branch, f"{path}.{key}" if path else str(key))
         return
     name = f"the parameter {path!r}" if path else "the parameter"
     if isinstance(params, (list, tuple)):
@@ -604,8 +623,10 @@ def _check_leaves(params, path=""):
             f"{name} is a {type(params).__name__}; give an array, or a dict of arrays such as "
             "{str(i): array for i, array in enumerate(...)}"
         )
-    if params is not None and type(params) is not Traced and np.asarray(params).dtype.kind in "iub":
-        dtype = np.asarray(params).dtype
+    if params is None or type(params) is Traced:
+        return
+    dtype = numeric(name, params).dtype
+    if dtype.kind in "iub":
         raise ValueError(
             f"{name} has dtype {dtype}, and only floats can follow a gradient: write 0.0 for 0, or .astype(float)"
         )
@@ -672,6 +693,8 @@ def tree_map(f: Callable, tree: Tree, *rest: Tree) -> Tree:
     if not callable(f):
         raise ValueError(f"tree_map: the first argument must be a function, not {type(f).__name__}")
     if not isinstance(tree, dict):
+        if any(isinstance(other, dict) for other in rest):
+            raise ValueError(f"trees differ: a {type(tree).__name__} against a dict")
         return f(tree, *rest)
     for other in rest:
         if not isinstance(other, dict) or other.keys() != tree.keys():

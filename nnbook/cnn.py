@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from nnbook._arrays import Array, Tree
-from nnbook.backprop import concatenate, flatten, keep, primitive, value_and_grad, vjp
+from nnbook._arrays import Array, Branch, Given, Tree, checked
+from nnbook.backprop import by_number, concatenate, flatten, keep, primitive, value_and_grad, vjp
 from nnbook.losses import cross_entropy
-from nnbook.neurons import _check_init, linear, linear_init, relu
-from nnbook.regularization import _as_float, batch_norm_init, batch_norm_layer
+from nnbook.neurons import linear, linear_init, relu
+from nnbook.regularization import batch_norm_init, batch_norm_layer
 
 Pair = int | tuple[int, int]
 
@@ -58,10 +58,12 @@ class _Axis(NamedTuple):
         return -(-self.padded // self.stride)
 
 
+@checked
 def conv_output_size(size: int, kernel_size: int, *, stride: int = 1, padding: int | str = 0, dilation: int = 1) -> int:
     """How often a window fits along one axis: ``(size + 2 padding - dilation (kernel_size - 1) - 1) // stride + 1``.
 
-    That is :eq:`eq-conv_output_size`.
+    That is :eq:`eq-conv_output_size`. Not every place need meet a window: of ``stride`` neighbours in the interior
+    ``min(kernel_size, stride // gcd(stride, dilation))`` do.
 
     Args:
         size: of the input along the axis.
@@ -108,7 +110,8 @@ def _axes(name, sizes, kernel, stride, padding, dilation) -> list[_Axis]:
 
 def _integers(name, what, value, n, least) -> tuple[int, ...]:
     numbers = tuple(value) if isinstance(value, (tuple, list)) else (value,) * n
-    if len(numbers) != n or not all(isinstance(v, (int, np.integer)) and v >= least for v in numbers):
+    whole = all(isinstance(v, (int, np.integer)) and type(v) is not bool for v in numbers)
+    if len(numbers) != n or not whole or min(numbers) < least:
         how_many = "an integer" if n == 1 else f"an integer or {n} of them"
         raise ValueError(f"{name}: {what} must be {how_many}, at least {least}, not {value!r}")
     return tuple(int(v) for v in numbers)
@@ -138,6 +141,7 @@ def _taps(rows: _Axis, columns: _Axis) -> Iterator[tuple[int, int, tuple, tuple]
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def im2col(x, kernel_size: Pair, *, stride: Pair = 1, padding: Pair | str = 0, dilation: Pair = 1) -> Array:
     """What each window sees, written as a column (:eq:`eq-im2col`).
 
@@ -154,7 +158,7 @@ def im2col(x, kernel_size: Pair, *, stride: Pair = 1, padding: Pair | str = 0, d
 
     PyTorch: ``torch.nn.functional.unfold``, which knows no ``"same"``.
     """
-    x = _images("im2col", x)
+    _check_images("im2col", x)
     rows, columns = _axes("im2col", x.shape[2:], kernel_size, stride, padding, dilation)
     cols = np.zeros((*x.shape[:2], rows.kernel, columns.kernel, rows.out, columns.out), x.dtype)
     for i, j, outputs, inputs in _taps(rows, columns):
@@ -162,6 +166,7 @@ def im2col(x, kernel_size: Pair, *, stride: Pair = 1, padding: Pair | str = 0, d
     return cols.reshape(len(x), x.shape[1] * rows.kernel * columns.kernel, rows.out * columns.out)
 
 
+@checked
 def col2im(
     columns, size: tuple[int, int], kernel_size: Pair, *, stride: Pair = 1, padding: Pair | str = 0, dilation: Pair = 1
 ) -> Array:
@@ -182,7 +187,7 @@ def col2im(
 
     PyTorch: ``torch.nn.functional.fold``.
     """
-    cols = _as_float(columns)
+    cols = columns
     across, along = _axes("col2im", _integers("col2im", "size", size, 2, 1), kernel_size, stride, padding, dilation)
     taps, places = across.kernel * along.kernel, across.out * along.out
     if cols.ndim != 3 or cols.shape[1] % taps or cols.shape[2] != places:
@@ -198,6 +203,7 @@ def col2im(
     return x
 
 
+@checked
 def conv2d_matrix(
     weight, size: tuple[int, int], *, stride: Pair = 1, padding: Pair | str = 0, dilation: Pair = 1, groups: int = 1
 ) -> Array:
@@ -216,7 +222,6 @@ def conv2d_matrix(
 
     PyTorch: none.
     """
-    weight = _as_float(weight)
     H, W = _integers("conv2d_matrix", "size", size, 2, 1)
     C = weight.shape[1] * groups if weight.ndim == 4 and isinstance(groups, int) else 0
     rows, columns = _check_conv("conv2d_matrix", (1, C, H, W), weight, None, stride, padding, dilation, groups)
@@ -232,6 +237,7 @@ def conv2d_matrix(
     return matrix.reshape(out * rows.out * columns.out, C * H * W)
 
 
+@checked
 def flip(weight) -> Array:
     """Every kernel turned by 180 degrees.
 
@@ -250,7 +256,7 @@ def flip(weight) -> Array:
     """
     if np.ndim(weight) < 2:
         raise ValueError(f"flip: weight must have shape (..., kh, kw), not {np.shape(weight)}")
-    return np.asarray(weight)[..., ::-1, ::-1]
+    return weight[..., ::-1, ::-1]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -368,8 +374,10 @@ def _check_conv(name, shape, weight, bias, stride, padding, dilation, groups) ->
     """The axes of a convolution of x of that shape, after all checks."""
     n = len(shape) - 2
     sizes, taps = ("L", "K") if n == 1 else ("H, W", "kh, kw")
-    if weight.ndim != n + 2 or 0 in weight.shape:
-        raise ValueError(f"{name}: weight must have shape (O, C / groups, {taps}), none of them 0, not {weight.shape}")
+    if np.ndim(weight) != n + 2 or 0 in weight.shape:
+        raise ValueError(
+            f"{name}: weight must have shape (O, C / groups, {taps}), none of them 0, not {np.shape(weight)}"
+        )
     if not isinstance(groups, (int, np.integer)) or groups < 1 or shape[1] % groups or len(weight) % groups:
         raise ValueError(
             f"{name}: groups must divide the channels of x, of shape {shape}, and those of weight, of shape "
@@ -392,12 +400,9 @@ def _check_bias(name, bias, channels, weight):
         )
 
 
-def _images(name, x):
-    """``x`` as floats, if it is (N, C, H, W)."""
-    x = _as_float(x)
-    if x.ndim != 4:
-        raise ValueError(f"{name}: x must have shape (N, C, H, W), not {x.shape}")
-    return x
+def _check_images(name, x):
+    if np.ndim(x) != 4:
+        raise ValueError(f"{name}: x must have shape (N, C, H, W), not {np.shape(x)}")
 
 
 def _add_bias(y, bias):
@@ -441,7 +446,7 @@ def conv2d(x, weight, bias=None, *, stride=1, padding: Pair | str = 0, dilation=
     Beside its arguments and results it needs memory for kw copies of a few images. PyTorch:
     ``torch.nn.functional.conv2d``, which also takes a single image (C, H, W). Source: :cite:`lecun1998`.
     """
-    x, weight = _images("conv2d", x), _as_float(weight)
+    _check_images("conv2d", x)
     axes = _check_conv("conv2d", x.shape, weight, bias, stride, padding, dilation, groups)
     return _add_bias(_correlate(x, weight, axes, groups), bias), axes
 
@@ -474,9 +479,8 @@ def conv1d(x, weight, bias=None, *, stride=1, padding: Pair | str = 0, dilation=
 
     PyTorch: ``torch.nn.functional.conv1d``, which also takes a single sequence (C, L).
     """
-    x, weight = _as_float(x), _as_float(weight)
-    if x.ndim != 3:
-        raise ValueError(f"conv1d: x must have shape (N, C, L), not {x.shape}")
+    if np.ndim(x) != 3:
+        raise ValueError(f"conv1d: x must have shape (N, C, L), not {np.shape(x)}")
     (axis,) = _check_conv("conv1d", x.shape, weight, bias, stride, padding, dilation, groups)
     axes = [_Axis(1, 1, 1, 1, 0, 0, 1), axis]
     y = _correlate(x[:, :, None], weight[:, :, None], axes, groups)
@@ -521,7 +525,7 @@ def conv_transpose2d(x, weight, bias=None, *, stride=1, padding=0, output_paddin
     PyTorch: ``torch.nn.functional.conv_transpose2d``. Source: :cite:`dumoulin2016`.
     """
     name = "conv_transpose2d"
-    x, weight = _images(name, x), _as_float(weight)
+    _check_images(name, x)
     axes = _check_transpose(name, x, weight, bias, stride, padding, output_padding, dilation, groups)
     return _add_bias(_correlate_adjoint(x, weight, axes, groups), bias), axes
 
@@ -540,8 +544,10 @@ def conv_transpose2d_vjp(
 
 def _check_transpose(name, x, weight, bias, stride, padding, output_padding, dilation, groups) -> list[_Axis]:
     """The axes of the convolution of which this is the transpose, after all checks."""
-    if weight.ndim != 4 or 0 in weight.shape:
-        raise ValueError(f"{name}: weight must have shape (C, O / groups, kh, kw), none of them 0, not {weight.shape}")
+    if np.ndim(weight) != 4 or 0 in weight.shape:
+        raise ValueError(
+            f"{name}: weight must have shape (C, O / groups, kh, kw), none of them 0, not {np.shape(weight)}"
+        )
     if not isinstance(groups, (int, np.integer)) or groups < 1 or x.shape[1] % groups:
         raise ValueError(f"{name}: groups={groups} does not divide the channels of x, of shape {x.shape}")
     if len(weight) != x.shape[1]:
@@ -573,6 +579,7 @@ def _check_transpose(name, x, weight, bias, stride, padding, output_padding, dil
     return axes
 
 
+@checked
 def conv2d_init(
     rng: np.random.Generator,
     in_channels: int,
@@ -601,7 +608,6 @@ def conv2d_init(
 
     PyTorch: ``torch.nn.Conv2d(in_channels, out_channels, kernel_size)``; the same distribution, other random numbers.
     """
-    _check_init("conv2d_init", rng, dtype)
     kernel = _integers("conv2d_init", "kernel_size", kernel_size, 2, 1)
     _integers("conv2d_init", "the numbers of channels", (in_channels, out_channels), 2, 1)
     if groups < 1 or in_channels % groups or out_channels % groups:
@@ -641,7 +647,7 @@ def max_pool2d(x, *, kernel_size, stride=None, padding=0, dilation=1):
     which takes a dilation, gives -inf. PyTorch: ``torch.nn.functional.max_pool2d``,
     with ``ceil_mode=False``.
     """
-    x = _images("max_pool2d", x)
+    _check_images("max_pool2d", x)
     axes = _pool_axes("max_pool2d", x, kernel_size, stride, padding, dilation)
     y = np.full((*x.shape[:2], *(axis.out for axis in axes)), -np.inf, x.dtype)
     for _, _, outputs, inputs in _taps(*axes):
@@ -682,7 +688,7 @@ def avg_pool2d(x, *, kernel_size, stride=None, padding=0, count_include_pad=True
 
     PyTorch: ``torch.nn.functional.avg_pool2d``, with ``ceil_mode=False``.
     """
-    x = _images("avg_pool2d", x)
+    _check_images("avg_pool2d", x)
     axes = _pool_axes("avg_pool2d", x, kernel_size, stride, padding, 1)
     y = np.zeros((*x.shape[:2], *(axis.out for axis in axes)), x.dtype)
     for _, _, outputs, inputs in _taps(*axes):
@@ -741,7 +747,7 @@ def global_avg_pool2d(x):
 
     PyTorch: ``torch.nn.functional.adaptive_avg_pool2d(x, 1)``, which keeps the two axes. Source: :cite:`lin2014`.
     """
-    x = _images("global_avg_pool2d", x)
+    _check_images("global_avg_pool2d", x)
     if 0 in x.shape[2:]:
         raise ValueError(f"global_avg_pool2d: there is nothing to average in images of shape {x.shape}")
     return x.mean((2, 3)), None
@@ -754,8 +760,9 @@ def global_avg_pool2d_vjp(dy, saved, x):
     return (np.broadcast_to(share[:, :, None, None], x.shape),)
 
 
+@checked
 def batch_norm2d(
-    params: dict[str, Any],
+    params: Branch,
     state: dict[str, Array],
     x,
     *,
@@ -777,8 +784,8 @@ def batch_norm2d(
 
     PyTorch: ``torch.nn.BatchNorm2d``. Source: :cite:`ioffe2015`.
     """
-    if np.ndim(getattr(x, "value", x)) != 4:
-        raise ValueError(f"batch_norm2d: x must have shape (N, C, H, W), not {np.shape(getattr(x, 'value', x))}")
+    if len(x.shape) != 4:
+        raise ValueError(f"batch_norm2d: x must have shape (N, C, H, W), not {x.shape}")
     return batch_norm_layer(params, state, x, training=training, momentum=momentum, eps=eps)
 
 
@@ -788,15 +795,20 @@ def batch_norm2d(
 
 
 class Field(NamedTuple):
-    """What a unit sees of the input: unit ``i`` the pixels ``start + i jump ... start + i jump + size - 1``."""
+    """The span of what a unit sees: for unit ``i`` from pixel ``start + i jump`` to ``start + i jump + size - 1``.
+
+    The first and the last are seen. Those in between all are, unless a tap reaches farther than what it sees, which
+    takes a dilation or a stride larger than the kernel.
+    """
 
     size: int
     jump: int
     start: int
 
 
+@checked
 def receptive_field(layers: Sequence[dict[str, int]]) -> list[Field]:
-    """What the units after each layer see of the input, along one axis (:eq:`eq-receptive_field`).
+    """The span of the input that the units after each layer see, along one axis (:eq:`eq-receptive_field`).
 
     Args:
         layers: for each convolution or pool ``{"kernel_size": ..., "stride": 1, "padding": 0, "dilation": 1}``, the
@@ -833,6 +845,7 @@ class Cost(NamedTuple):
     multiply_adds: int
 
 
+@checked
 def conv2d_cost(
     shape: tuple[int, int, int],
     weight_shape: tuple[int, int, int, int],
@@ -864,12 +877,13 @@ def conv2d_cost(
     return Cost(weight.size + bool(bias) * len(weight), weight.size * rows.out * columns.out)
 
 
-def parameter_count(params: Tree) -> int:
+@checked
+def parameter_count(params: Branch) -> int:
     """How many numbers a tree of parameters holds; for a GPT :eq:`eq-parameter_count`.
 
     PyTorch: ``sum(p.numel() for p in module.parameters())``.
     """
-    return sum(int(np.size(leaf)) for leaf in flatten(params).values())
+    return sum(int(np.size(leaf)) for leaf in flatten(params).values() if leaf is not None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -877,6 +891,7 @@ def parameter_count(params: Tree) -> int:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def small_cnn_init(
     rng: np.random.Generator, *, channels: int = 32, hidden: int = 64, classes: int = 10, dtype=np.float32
 ) -> Tree:
@@ -893,7 +908,8 @@ def small_cnn_init(
     }
 
 
-def small_cnn(params: Tree, x):
+@checked
+def small_cnn(params: Branch, x):
     """The book's smallest convolutional network: one convolution, one pool, two dense layers.
 
     Args:
@@ -910,6 +926,7 @@ def small_cnn(params: Tree, x):
     return linear(x, **params["fc2"])
 
 
+@checked
 def lenet5_init(rng: np.random.Generator, *, classes: int = 10, dtype=np.float32) -> Tree:
     """Parameters of :func:`lenet5`, as PyTorch's layers draw them.
 
@@ -926,8 +943,12 @@ def lenet5_init(rng: np.random.Generator, *, classes: int = 10, dtype=np.float32
     }
 
 
-def lenet5(params: Tree, x):
-    """LeNet-5 as it is built today: ReLU for its scaled tanh, max-pooling for its trainable means, no sparse layer.
+@checked
+def lenet5(params: Branch, x):
+    """LeNet-5 as it is built today: ReLU for its scaled tanh, max-pooling for its trainable means.
+
+    Each map of the second convolution looks at all six maps below; in the original, by a table, at three to six of
+    them. The output is a linear layer where the original measured distances to fixed codes.
 
     Args:
         params: from :func:`lenet5_init`.
@@ -945,6 +966,7 @@ def lenet5(params: Tree, x):
     return linear(x, **params["fc3"])
 
 
+@checked
 def separable_conv2d_init(
     rng: np.random.Generator, in_channels: int, out_channels: int, kernel_size: Pair, *, dtype=np.float32
 ) -> Tree:
@@ -961,7 +983,8 @@ def separable_conv2d_init(
     }
 
 
-def separable_conv2d(params: Tree, x, *, stride: Pair = 1, padding: Pair | str = 0, dilation: Pair = 1):
+@checked
+def separable_conv2d(params: Branch, x, *, stride: Pair = 1, padding: Pair | str = 0, dilation: Pair = 1):
     """A kernel for each channel, then a 1 x 1 convolution that mixes the channels (:eq:`eq-separable_conv2d`).
 
     Args:
@@ -974,11 +997,14 @@ def separable_conv2d(params: Tree, x, *, stride: Pair = 1, padding: Pair | str =
 
     PyTorch: two ``torch.nn.Conv2d``, the first with ``groups=C``. Source: :cite:`howard2017`.
     """
+    if len(x.shape) != 4:
+        raise ValueError(f"separable_conv2d: x must have shape (N, C, H, W), not {x.shape}")
     groups = x.shape[1]
     x = conv2d(x, **params["depthwise"], stride=stride, padding=padding, dilation=dilation, groups=groups)
     return conv2d(x, **params["pointwise"])
 
 
+@checked
 def inception_init(
     rng: np.random.Generator,
     in_channels: int,
@@ -1015,7 +1041,8 @@ def inception_init(
     return {name: conv2d_init(rng, *size, dtype=dtype) for name, size in sizes.items()}
 
 
-def inception(params: Tree, x):
+@checked
+def inception(params: Branch, x):
     """Four views of the same place beside each other: kernels of 1, 3 and 5, and a pool.
 
     Args:
@@ -1038,6 +1065,7 @@ def inception(params: Tree, x):
     return concatenate(one, three, five, pool, axis=1)
 
 
+@checked
 def residual_block_init(
     rng: np.random.Generator, in_channels: int, out_channels: int, *, stride: int = 1, dtype=np.float32
 ) -> tuple[Tree, Tree]:
@@ -1063,7 +1091,8 @@ def residual_block_init(
     return params, state
 
 
-def residual_block(params: Tree, state: Tree, x, *, stride: int = 1, training: bool) -> tuple[Any, Tree]:
+@checked
+def residual_block(params: Branch, state: dict, x, *, stride: int = 1, training: bool) -> tuple[Any, Tree]:
     """Two convolutions learn what to add to their input (:eq:`eq-residual_block`).
 
     Args:
@@ -1091,6 +1120,7 @@ def residual_block(params: Tree, state: Tree, x, *, stride: int = 1, training: b
     return relu(h + x), new
 
 
+@checked
 def resnet_init(
     rng: np.random.Generator,
     *,
@@ -1118,6 +1148,8 @@ def resnet_init(
         ValueError: a number is below 1.
     """
     _integers("resnet_init", "blocks", blocks, 1, 1)
+    if not widths:
+        raise ValueError("resnet_init: widths must have an entry for each stage, at least one")
     bn, running = batch_norm_init(widths[0], dtype=dtype)
     params: Tree = {"conv1": conv2d_init(rng, in_channels, widths[0], 3, bias=False, dtype=dtype), "bn1": bn}
     state: Tree = {"bn1": running}
@@ -1139,7 +1171,8 @@ def _stride(stage: int, block: int) -> int:
     return 2 if stage > 1 and block == 0 else 1
 
 
-def resnet(params: Tree, state: Tree, x, *, training: bool) -> tuple[Any, Tree]:
+@checked
+def resnet(params: Branch, state: dict, x, *, training: bool) -> tuple[Any, Tree]:
     """A small residual network: a convolution, stages of residual blocks, a global mean, a dense layer.
 
     Args:
@@ -1157,11 +1190,12 @@ def resnet(params: Tree, state: Tree, x, *, training: bool) -> tuple[Any, Tree]:
         params["bn1"], state["bn1"], conv2d(x, **params["conv1"], padding=1), training=training
     )
     x = relu(x)
-    for number, name in enumerate((name for name in params if name.startswith("layer")), 1):
+    stages = by_number({name.removeprefix("layer"): None for name in params if name.startswith("layer")})
+    for number, name in enumerate((f"layer{n}" for n in stages), 1):
         new[name] = {}
-        for k, block in params[name].items():
+        for k in by_number(params[name]):
             x, new[name][k] = residual_block(
-                block, state[name][k], x, stride=_stride(number, int(k)), training=training
+                params[name][k], state[name][k], x, stride=_stride(number, int(k)), training=training
             )
     return linear(global_avg_pool2d(x), **params["fc"]), new
 
@@ -1171,7 +1205,8 @@ def resnet(params: Tree, state: Tree, x, *, training: bool) -> tuple[Any, Tree]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def saliency(model: Callable[[Any], Any], x, labels) -> Array:
+@checked
+def saliency(model: Callable[[Any], Any], x, labels: Given) -> Array:
     """How each pixel moves the logit of its example's label (:eq:`eq-saliency`).
 
     Args:
@@ -1188,8 +1223,11 @@ def saliency(model: Callable[[Any], Any], x, labels) -> Array:
 
     PyTorch: ``torch.autograd.grad(logits[range(N), labels].sum(), x)``. Source: :cite:`simonyan2014`.
     """
-    logits, pull = vjp(model, _as_float(x))
-    labels = np.asarray(labels)
+    if not np.ndim(x):
+        raise ValueError("saliency: x is a number, expected (N, ...)")
+    logits, pull = vjp(model, x)
+    if np.ndim(logits) != 2:
+        raise ValueError(f"saliency: the model gives shape {np.shape(logits)}, expected logits (N, K)")
     if labels.shape != logits.shape[:1] or labels.dtype.kind not in "iu":
         raise ValueError(f"saliency: labels must be {logits.shape[:1]} integers, not {labels.dtype} of {labels.shape}")
     if labels.size and not (labels.min() >= 0 and labels.max() < logits.shape[1]):
@@ -1199,7 +1237,10 @@ def saliency(model: Callable[[Any], Any], x, labels) -> Array:
     return pull(dy)[0]
 
 
-def fgsm(model: Callable[[Any], Any], x, labels, *, epsilon: float, low: float = 0.0, high: float = 1.0) -> Array:
+@checked
+def fgsm(
+    model: Callable[[Any], Any], x, labels: Given, *, epsilon: float, low: float = 0.0, high: float = 1.0
+) -> Array:
     """Every pixel moved by ``epsilon`` to where the loss grows (:eq:`eq-fgsm`): the fast gradient sign method.
 
     Args:
@@ -1213,12 +1254,15 @@ def fgsm(model: Callable[[Any], Any], x, labels, *, epsilon: float, low: float =
         The shape of ``x``, new. A pixel whose derivative is 0 stays.
 
     Raises:
-        ValueError: ``epsilon`` is negative, or the labels do not fit.
+        ValueError: ``epsilon`` is negative or infinite, ``low`` is above ``high``, or the labels do not fit.
 
     PyTorch: ``(x + epsilon * x.grad.sign()).clamp(low, high)``. Source: :cite:`goodfellow2015`.
     """
-    if not epsilon >= 0:
-        raise ValueError(f"fgsm: epsilon must be >= 0, not {epsilon}")
-    x = _as_float(x)
+    if not 0 <= epsilon < math.inf:
+        raise ValueError(f"fgsm: epsilon must be >= 0 and finite, not {epsilon}")
+    if not np.ndim(x):
+        raise ValueError("fgsm: x is a number, expected (N, ...)")
+    if low > high:
+        raise ValueError(f"fgsm: low must be at most high, not {low} and {high}")
     _, g = value_and_grad(lambda x: cross_entropy(model(x), labels))(x)
-    return np.clip(x + float(epsilon) * np.sign(g), low, high)
+    return np.clip(x + epsilon * np.sign(g), low, high)

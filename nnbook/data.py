@@ -26,10 +26,12 @@ import zlib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-Array = np.ndarray
+from nnbook._arrays import Array, checked
+
 Rng = np.random.Generator
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -210,6 +212,7 @@ def _embedded():
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def split(
     x: Array, y: Array, *, rng: Rng, fractions: Sequence[float] = (0.6, 0.2, 0.2), stratify: bool = True
 ) -> list[tuple[Array, Array]]:
@@ -241,6 +244,7 @@ def split(
     return [(x[part], y[part]) for part in parts]
 
 
+@checked
 def split_indices(
     count: int, *, rng: Rng, fractions: Sequence[float] = (0.6, 0.2, 0.2), classes: Array | None = None
 ) -> list[Array]:
@@ -258,7 +262,6 @@ def split_indices(
     Raises:
         ValueError: as :func:`split`.
     """
-    _check_rng(rng)
     _check_fractions(fractions)
     labels = np.zeros(count, int) if classes is None else np.asarray(classes)
     if labels.shape != (count,):
@@ -292,6 +295,7 @@ def _check_fractions(fractions: Sequence[float]) -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def moons(n: int, *, rng: Rng, noise: float = 0.1) -> tuple[Array, Array]:
     """Two interleaved half circles of radius 1, around (0, 0) and (1, 1/2).
 
@@ -312,6 +316,7 @@ def moons(n: int, *, rng: Rng, noise: float = 0.1) -> tuple[Array, Array]:
     return _noisy(np.where(y[:, None] == 0, upper, [1.0, 0.5] - upper), noise, rng), y
 
 
+@checked
 def circles(n: int, *, rng: Rng, noise: float = 0.05, ratio: float = 0.5) -> tuple[Array, Array]:
     """Two circles around the origin: class 0 of radius 1, class 1 of radius ``ratio``.
 
@@ -333,6 +338,7 @@ def circles(n: int, *, rng: Rng, noise: float = 0.05, ratio: float = 0.5) -> tup
     return _noisy(_polar(np.where(y == 0, 1.0, ratio), 2 * np.pi * rng.random(n)), noise, rng), y
 
 
+@checked
 def spirals(n: int, *, rng: Rng, classes: int = 2, turns: float = 1.0, noise: float = 0.02) -> tuple[Array, Array]:
     """Intertwined spirals from the origin to the unit circle; the more turns, the harder.
 
@@ -356,6 +362,7 @@ def spirals(n: int, *, rng: Rng, classes: int = 2, turns: float = 1.0, noise: fl
     return _noisy(_polar(radius, 2 * np.pi * (turns * radius + y / classes)), noise, rng), y
 
 
+@checked
 def xor(n: int = 4, *, rng: Rng, noise: float = 0.0) -> tuple[Array, Array]:
     """Exclusive or: points around the corners of the unit square, class 1 where exactly one coordinate is 1.
 
@@ -379,7 +386,6 @@ def xor(n: int = 4, *, rng: Rng, noise: float = 0.0) -> tuple[Array, Array]:
 
 def _classes(n: int, classes: int, rng: Rng) -> Array:
     """``(n,)`` int64, every class as often as the others, up to one, in random order."""
-    _check_rng(rng)
     if n < 1 or classes < 1:
         raise ValueError(f"n and the number of classes must be at least 1, not {n} and {classes}")
     return rng.permutation(np.arange(n, dtype=np.int64) % classes)
@@ -395,16 +401,12 @@ def _noisy(x: Array, noise: float, rng: Rng) -> Array:
     return (x + noise * rng.standard_normal(x.shape)).astype(np.float32)
 
 
-def _check_rng(rng) -> None:
-    if not isinstance(rng, Rng):
-        raise ValueError(f"rng must be a numpy.random.Generator, for example numpy.random.default_rng(0), not {rng!r}")
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Curves and time series
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def sine(n: int, *, rng: Rng, noise: float = 0.1) -> tuple[Array, Array]:
     """One period of a sine, ``y = sin(x) + noise``, at uniformly drawn places.
 
@@ -419,13 +421,13 @@ def sine(n: int, *, rng: Rng, noise: float = 0.1) -> tuple[Array, Array]:
     Raises:
         ValueError: n below 1, negative noise.
     """
-    _check_rng(rng)
     if n < 1:
         raise ValueError(f"n must be at least 1, not {n}")
     x = rng.uniform(-np.pi, np.pi, (n, 1)).astype(np.float32)
     return x, _noisy(np.sin(x), noise, rng)
 
 
+@checked
 def mackey_glass(
     n: int,
     *,
@@ -459,7 +461,6 @@ def mackey_glass(
     Raises:
         ValueError: n or steps below 1, discard negative, tau not a positive multiple of ``1 / steps``.
     """
-    _check_rng(rng)
     delay = round(tau * steps)
     if n < 1 or steps < 1 or discard < 0:
         raise ValueError(f"need n >= 1, steps >= 1, discard >= 0, not {n}, {steps}, {discard}")
@@ -527,7 +528,8 @@ def python_topics() -> str:
     return content.decode("utf-8")
 
 
-def text_split(text: str, *, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> list[str]:
+@checked
+def text_split(text: str | Array, *, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> list[Any]:
     """Cut a text into contiguous parts, in this order: training, validation and test text, for example.
 
     Characters dealt out at random would put the neighbours of every test character into the training set.
@@ -540,9 +542,11 @@ def text_split(text: str, *, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> li
         One part for every fraction; put together they are the whole.
 
     Raises:
-        ValueError: fractions that are not positive or do not add up to 1; a part that would be empty.
+        ValueError: fractions that are not positive or do not add up to 1; a part that would be empty; a number.
     """
     _check_fractions(fractions)
+    if np.ndim(text) == 0 and not isinstance(text, str):
+        raise ValueError("text_split: expected a sequence, not a number")
     cuts = [round(math.fsum(fractions[:k]) * len(text)) for k in range(len(fractions) + 1)]
     if any(start == end for start, end in itertools.pairwise(cuts)):
         raise ValueError(f"a text of {len(text)} is too short for the fractions {tuple(fractions)}")
@@ -554,6 +558,7 @@ def text_split(text: str, *, fractions: Sequence[float] = (0.8, 0.1, 0.1)) -> li
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def adding(n: int, length: int, *, rng: Rng) -> tuple[Array, Array]:
     """The adding problem :cite:`hochreiter1997`: remember two marked numbers and give their sum.
 
@@ -580,6 +585,7 @@ def adding(n: int, length: int, *, rng: Rng) -> tuple[Array, Array]:
     return x, (x[:, :, 0] * x[:, :, 1]).sum(axis=1, keepdims=True)
 
 
+@checked
 def copying(n: int, delay: int, *, rng: Rng, items: int = 10, symbols: int = 8) -> tuple[Array, Array]:
     """The copying problem :cite:`hochreiter1997`, in the form of :cite:`arjovsky2016`: repeat what was said long ago.
 
@@ -612,6 +618,7 @@ def copying(n: int, delay: int, *, rng: Rng, items: int = 10, symbols: int = 8) 
     return x, y
 
 
+@checked
 def reversal(n: int, length: int, *, rng: Rng, symbols: int = 10) -> tuple[Array, Array]:
     """Sequences to be said backwards.
 
@@ -635,7 +642,6 @@ def reversal(n: int, length: int, *, rng: Rng, symbols: int = 10) -> tuple[Array
 
 
 def _check_sequences(n: int, length: int, shortest: int, rng: Rng) -> None:
-    _check_rng(rng)
     if n < 1 or length < shortest:
         raise ValueError(f"need at least 1 sequence of at least {shortest}, not {n} of {length}")
 
@@ -671,6 +677,7 @@ DATE_FORMATS = (
 """How :func:`dates` writes a date. Figures alone are in the order day, month, year, or year, month, day."""
 
 
+@checked
 def dates(n: int, *, rng: Rng, first: int = 1950, last: int = 2049) -> tuple[list[str], list[str]]:
     """Dates as people write them and as ISO 8601 wants them: "14 Feb 2009" and "2009-02-14".
 

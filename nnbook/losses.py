@@ -697,7 +697,7 @@ def cosine_embedding_loss(input1, input2, target: Given, *, margin=0.0, reductio
 
 @cosine_embedding_loss.defvjp
 def cosine_embedding_loss_vjp(dy, saved, input1, input2, target, *, margin=0.0, reduction="mean"):
-    """:eq:`eq-cosine_embedding_loss-vjp`: turn, never stretch."""
+    """:eq:`eq-cosine_embedding_loss-vjp`: at right angles to each input, so to first order lengths stay."""
     u, length1, v, length2, cos, slope = saved
     dcos = (_each(dy, np.size(cos), reduction) * slope)[..., None]
     cos = cos[..., None]

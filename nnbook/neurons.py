@@ -239,7 +239,7 @@ SELU_SCALE = 1.0507009873554804934193349852946
 
 @primitive
 def selu(x):
-    """``scale * elu(x, alpha)`` with the two constants that keep mean 0 and variance 1 (:eq:`eq-selu`).
+    """``scale * elu(x, alpha)``, which keeps mean 0 and variance 1 of *normal* inputs (:eq:`eq-selu`).
 
     At the kink ``x = 0`` the derivative is taken as ``scale * alpha``, as PyTorch does.
 

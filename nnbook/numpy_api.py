@@ -649,19 +649,19 @@ NEAREST = {
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def plain(x):
+def _plain(x):
     """Traced values replaced by their arrays, in lists and tuples too."""
     if isinstance(x, OnTape):
         return x.value
-    return type(x)(map(plain, x)) if type(x) in (list, tuple) else x
+    return type(x)(map(_plain, x)) if type(x) in (list, tuple) else x
 
 
-def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple, keywords: dict):
+def _call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple, keywords: dict):
     """What ``np.exp(traced)`` does."""
     if "out" in keywords:
         raise ValueError(f"numpy.{ufunc.__name__} would write into an array that is being traced; make a new array")
     if ufunc in PLAIN and method == "__call__":
-        return ufunc(*map(plain, inputs), **keywords)
+        return ufunc(*map(_plain, inputs), **keywords)
     if method == "__call__" and not keywords:
         if ufunc in UFUNCS:
             return UFUNCS[ufunc](*inputs)
@@ -671,10 +671,10 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple, keywords: dict):
     raise _unknown(f"{ufunc.__name__}{how}", ufunc.__name__)
 
 
-def call_function(function: Callable, args: tuple, keywords: dict):
+def _call_function(function: Callable, args: tuple, keywords: dict):
     """What ``np.where(condition, traced, 0)`` does."""
     if function in PLAIN:
-        return function(*map(plain, args), **{key: plain(value) for key, value in keywords.items()})
+        return function(*map(_plain, args), **{key: _plain(value) for key, value in keywords.items()})
     if function not in FUNCTIONS:
         raise _unknown(f"{_module(function)}{function.__name__}", function.__name__)
     if keywords.get("out") is not None:
@@ -714,7 +714,7 @@ METHODS: dict[str, Callable] = {
 }
 
 
-def method_of(x: Traced, name: str):
+def _method_of(x: Traced, name: str):
     """What ``traced.max`` is: an array's method."""
     if name in METHODS:
         return lambda *args, **keywords: METHODS[name](x, *args, **keywords)

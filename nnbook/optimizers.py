@@ -10,7 +10,9 @@ An optimizer is two pure functions. ``adam_init(params)`` makes the state, a dic
 
 ``params`` and ``grads`` are arrays or nested dicts of arrays of equal structure, and so is every entry of a state. A
 leaf whose gradient is ``None`` (an integer array, say, or a frozen layer) stays as it is, with all that the state holds
-on it. Names of options, defaults and numbers are those of ``torch.optim``, step for step.
+on it. For parameters in float16 the state is kept, and the step computed, in float32: the square of a gradient of 1e-4
+is 0 in float16. PyTorch keeps such a state in float16. Names of options, defaults and numbers are those of
+``torch.optim``, step for step.
 
 A schedule is a pure function of the step, which counts from 0. Fix its options, and it is what ``fit(lr=...)`` takes::
 
@@ -19,14 +21,13 @@ A schedule is a pure function of the step, which counts from 0. Fix its options,
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from nnbook._arrays import Array, Tree
+from nnbook._arrays import HALF, SINGLE, Array, Parameters, Tree, checked, numeric, to_dtype
 from nnbook.backprop import tree_map, value_and_grad
 
 State = dict[str, Any]
@@ -38,14 +39,16 @@ Optimizer = tuple[Callable[..., State], Callable[..., tuple[Tree, State]]]
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def sgd_init(params: Tree) -> State:
+@checked
+def sgd_init(params: Parameters) -> State:
     """Nothing to remember yet: with momentum, the first step adds ``momentum_buffer``."""
     return {}
 
 
+@checked
 def sgd(
-    params: Tree,
-    grads: Tree,
+    params: Parameters,
+    grads: Parameters,
     state: State,
     *,
     lr: float,
@@ -87,14 +90,12 @@ def sgd(
     PyTorch: ``torch.optim.SGD``. The velocity contains no learning rate, unlike the classical form
     ``v = momentum * v - lr * g``; the two agree only while ``lr`` stays the same. Source: :cite:`sutskever2013`.
     """
-    lr = _at_least_zero("lr", lr)
-    momentum = _at_least_zero("momentum", momentum)
-    weight_decay = _at_least_zero("weight_decay", weight_decay)
+    _at_least_zero(lr=lr, momentum=momentum, weight_decay=weight_decay)
     if not math.isfinite(dampening):
         raise ValueError(f"dampening must be finite, not {dampening}")
     if nesterov and (momentum == 0 or dampening != 0):
-        raise ValueError(f"nesterov needs momentum > 0 and dampening 0, not {momentum} and {float(dampening)}")
-    gain = 1 - float(dampening)
+        raise ValueError(f"nesterov needs momentum > 0 and dampening 0, not {momentum} and {dampening}")
+    gain = 1 - dampening
 
     def leaf(p, g, b):
         g = _penalized(p, g, weight_decay, maximize)
@@ -112,15 +113,17 @@ def sgd(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def adagrad_init(params: Tree, *, initial_accumulator_value: float = 0.0) -> State:
+@checked
+def adagrad_init(params: Parameters, *, initial_accumulator_value: float = 0.0) -> State:
     """Step counters 0 (``step``) and sums of squares (``sum``) that begin at ``initial_accumulator_value``, >= 0."""
-    start = _at_least_zero("initial_accumulator_value", initial_accumulator_value)
-    return {"step": _zero_steps(params), "sum": tree_map(lambda p: np.full_like(p, start), params)}
+    _at_least_zero(initial_accumulator_value=initial_accumulator_value)
+    return {"step": _zero_steps(params), "sum": _full(params, initial_accumulator_value)}
 
 
+@checked
 def adagrad(
-    params: Tree,
-    grads: Tree,
+    params: Parameters,
+    grads: Parameters,
     state: State,
     *,
     lr: float,
@@ -158,10 +161,7 @@ def adagrad(
     PyTorch: ``torch.optim.Adagrad``; its ``initial_accumulator_value`` is an option of :func:`adagrad_init`. Source:
     :cite:`duchi2011`.
     """
-    lr = _at_least_zero("lr", lr)
-    lr_decay = _at_least_zero("lr_decay", lr_decay)
-    weight_decay = _at_least_zero("weight_decay", weight_decay)
-    eps = _at_least_zero("eps", eps)
+    _at_least_zero(lr=lr, lr_decay=lr_decay, weight_decay=weight_decay, eps=eps)
     _made_by("adagrad_init", state, "step", "sum")
 
     def leaf(p, g, t, s):
@@ -177,14 +177,16 @@ def adagrad(
     return _update(leaf, params, grads, state, {"step": True, "sum": True})
 
 
-def rmsprop_init(params: Tree) -> State:
+@checked
+def rmsprop_init(params: Parameters) -> State:
     """Zeros for ``square_avg``. The first step adds ``grad_avg`` if centered and ``momentum_buffer`` with momentum."""
-    return {"square_avg": tree_map(np.zeros_like, params)}
+    return {"square_avg": _full(params)}
 
 
+@checked
 def rmsprop(
-    params: Tree,
-    grads: Tree,
+    params: Parameters,
+    grads: Parameters,
     state: State,
     *,
     lr: float,
@@ -231,11 +233,9 @@ def rmsprop(
     where rounding has made ``v - a^2`` negative; here it is 0 then. Sources: :cite:`tieleman2012`, for the centered
     form :cite:`graves2013`, whose eps stands inside the root.
     """
-    lr = _at_least_zero("lr", lr)
-    alpha = _below_one("alpha", alpha)
-    eps = _at_least_zero("eps", eps)
-    weight_decay = _at_least_zero("weight_decay", weight_decay)
-    momentum = _at_least_zero("momentum", momentum)
+    _at_least_zero(lr=lr)
+    _below_one(alpha=alpha)
+    _at_least_zero(eps=eps, weight_decay=weight_decay, momentum=momentum)
     _made_by("rmsprop_init", state, "square_avg")
 
     def leaf(p, g, v, a, b):
@@ -253,14 +253,16 @@ def rmsprop(
     return _update(leaf, params, grads, state, memory)
 
 
-def adadelta_init(params: Tree) -> State:
+@checked
+def adadelta_init(params: Parameters) -> State:
     """Zeros for the mean squares of the gradients, ``square_avg``, and of the steps, ``acc_delta``."""
-    return {"square_avg": tree_map(np.zeros_like, params), "acc_delta": tree_map(np.zeros_like, params)}
+    return {"square_avg": _full(params), "acc_delta": _full(params)}
 
 
+@checked
 def adadelta(
-    params: Tree,
-    grads: Tree,
+    params: Parameters,
+    grads: Parameters,
     state: State,
     *,
     lr: float,
@@ -300,10 +302,9 @@ def adadelta(
 
     PyTorch: ``torch.optim.Adadelta``, which lets rho be 1. Source: :cite:`zeiler2012`.
     """
-    lr = _at_least_zero("lr", lr)
-    rho = _below_one("rho", rho)
-    eps = _at_least_zero("eps", eps)
-    weight_decay = _at_least_zero("weight_decay", weight_decay)
+    _at_least_zero(lr=lr)
+    _below_one(rho=rho)
+    _at_least_zero(eps=eps, weight_decay=weight_decay)
     _made_by("adadelta_init", state, "square_avg", "acc_delta")
 
     def leaf(p, g, v, u):
@@ -327,15 +328,16 @@ def adadelta(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def adam_init(params: Tree) -> State:
-    """Step counters 0 (``step``) and zero moments ``exp_avg`` and ``exp_avg_sq``, shapes and dtypes as ``params``."""
-    zeros = functools.partial(tree_map, np.zeros_like)
-    return {"step": _zero_steps(params), "exp_avg": zeros(params), "exp_avg_sq": zeros(params)}
+@checked
+def adam_init(params: Parameters) -> State:
+    """Step counters 0 (``step``) and zero moments ``exp_avg`` and ``exp_avg_sq``, of the shapes of ``params``."""
+    return {"step": _zero_steps(params), "exp_avg": _full(params), "exp_avg_sq": _full(params)}
 
 
+@checked
 def adam(
-    params: Tree,
-    grads: Tree,
+    params: Parameters,
+    grads: Parameters,
     state: State,
     *,
     lr: float,
@@ -383,14 +385,16 @@ def adam(
     return _adam(params, grads, state, lr, betas, eps, weight_decay, amsgrad, maximize, decoupled=False)
 
 
-def adamw_init(params: Tree) -> State:
+@checked
+def adamw_init(params: Parameters) -> State:
     """The same as :func:`adam_init`."""
     return adam_init(params)
 
 
+@checked
 def adamw(
-    params: Tree,
-    grads: Tree,
+    params: Parameters,
+    grads: Parameters,
     state: State,
     *,
     lr: float,
@@ -416,10 +420,9 @@ def adamw(
 
 
 def _adam(params, grads, state, lr, betas, eps, weight_decay, amsgrad, maximize, *, decoupled):
-    lr = _at_least_zero("lr", lr)
+    _at_least_zero(lr=lr)
     beta1, beta2 = _both_below_one("betas", betas)
-    eps = _at_least_zero("eps", eps)
-    weight_decay = _at_least_zero("weight_decay", weight_decay)
+    _at_least_zero(eps=eps, weight_decay=weight_decay)
     _made_by("adam_init", state, "step", "exp_avg", "exp_avg_sq")
     penalty, shrink = (0.0, 1 - lr * weight_decay) if decoupled else (weight_decay, 1.0)
 
@@ -452,14 +455,16 @@ def _adam(params, grads, state, lr, betas, eps, weight_decay, amsgrad, maximize,
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def lion_init(params: Tree) -> State:
+@checked
+def lion_init(params: Parameters) -> State:
     """Zeros for the moving average of the gradients, ``exp_avg``."""
-    return {"exp_avg": tree_map(np.zeros_like, params)}
+    return {"exp_avg": _full(params)}
 
 
+@checked
 def lion(
-    params: Tree,
-    grads: Tree,
+    params: Parameters,
+    grads: Parameters,
     state: State,
     *,
     lr: float,
@@ -495,9 +500,9 @@ def lion(
 
     PyTorch has no counterpart. Source: :cite:`chen2023lion`, algorithm 2.
     """
-    lr = _at_least_zero("lr", lr)
+    _at_least_zero(lr=lr)
     beta1, beta2 = _both_below_one("betas", betas)
-    weight_decay = _at_least_zero("weight_decay", weight_decay)
+    _at_least_zero(weight_decay=weight_decay)
     _made_by("lion_init", state, "exp_avg")
 
     def leaf(p, g, m):
@@ -516,6 +521,7 @@ def lion(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def param_groups(optimizer: Optimizer, *groups: tuple[Callable[[str, Array], bool], dict[str, Any]]) -> Optimizer:
     """The same optimizer, with options that differ from parameter to parameter: no decay of biases, say.
 
@@ -551,9 +557,10 @@ def param_groups(optimizer: Optimizer, *groups: tuple[Callable[[str, Array], boo
         numbers = tree_map(group_of, _names(params), params)
         for i, own in enumerate([*(options for _, options in groups), {}]):
             own = {"lr": lr, **options, **own}
-            own["lr"] = own["lr"] * _at_least_zero("lr_scale", own.pop("lr_scale", 1.0))
+            own["lr"] = _scaled(own["lr"], lr_scale=own.pop("lr_scale", 1.0))
             in_this_group = tree_map(lambda g, number, i=i: g if number == i else None, grads, numbers)
-            params, state = step(params, in_this_group, state, **own)  # no gradient: all other leaves stay
+            if in_this_group is not None:  # of parameters that are a single array
+                params, state = step(params, in_this_group, state, **own)  # no gradient: all other leaves stay
         return params, state
 
     described = [(_name(belongs), options) for belongs, options in groups]
@@ -561,7 +568,15 @@ def param_groups(optimizer: Optimizer, *groups: tuple[Callable[[str, Array], boo
     return init, grouped
 
 
-def bias_or_scale(name: str, p: Array) -> bool:
+@checked
+def _scaled(lr: float, *, lr_scale: float) -> float:
+    """The rate times a factor, both as somebody else's options or function gave them."""
+    _at_least_zero(lr=lr, lr_scale=lr_scale)
+    return lr * lr_scale
+
+
+@checked
+def bias_or_scale(name: str, p) -> bool:
     """True for a parameter of fewer than two axes, a bias or the scale of a normalization; for :func:`param_groups`."""
     return np.ndim(p) < 2
 
@@ -582,6 +597,7 @@ def _name(function):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def step_lr(step: int, *, lr: float, step_size: int, gamma: float = 0.1) -> float:
     """Learning rate that is multiplied by ``gamma`` after every ``step_size`` steps (:eq:`eq-step_lr`).
 
@@ -603,11 +619,13 @@ def step_lr(step: int, *, lr: float, step_size: int, gamma: float = 0.1) -> floa
 
     PyTorch: ``torch.optim.lr_scheduler.StepLR``.
     """
-    lr = _at_least_zero("lr", lr)
-    gamma = _at_least_zero("gamma", gamma)
-    return lr * gamma ** (_whole("step", step) // _whole("step_size", step_size, least=1))
+    _at_least_zero(lr=lr, gamma=gamma)
+    _at_least(0, step=step)
+    _at_least(1, step_size=step_size)
+    return float(lr * gamma ** (step // step_size))
 
 
+@checked
 def exponential_lr(step: int, *, lr: float, gamma: float) -> float:
     """Learning rate that is multiplied by ``gamma`` after every step (:eq:`eq-exponential_lr`).
 
@@ -628,9 +646,12 @@ def exponential_lr(step: int, *, lr: float, gamma: float) -> float:
 
     PyTorch: ``torch.optim.lr_scheduler.ExponentialLR``.
     """
-    return _at_least_zero("lr", lr) * _at_least_zero("gamma", gamma) ** _whole("step", step)
+    _at_least_zero(lr=lr, gamma=gamma)
+    _at_least(0, step=step)
+    return float(lr * gamma**step)
 
 
+@checked
 def cosine_annealing_lr(step: int, *, lr: float, T_max: int, eta_min: float = 0.0) -> float:
     """Learning rate that falls from ``lr`` to ``eta_min`` along half a cosine (:eq:`eq-cosine_annealing_lr`).
 
@@ -653,12 +674,13 @@ def cosine_annealing_lr(step: int, *, lr: float, T_max: int, eta_min: float = 0.
     PyTorch: ``torch.optim.lr_scheduler.CosineAnnealingLR``, which gets from step to step by a recursion with the same
     values. Source: :cite:`loshchilov2017sgdr`, without its restarts.
     """
-    lr = _at_least_zero("lr", lr)
-    eta_min = _at_least_zero("eta_min", eta_min)
-    part = _whole("step", step) / _whole("T_max", T_max, least=1)
-    return eta_min + (lr - eta_min) * (1 + math.cos(math.pi * part)) / 2
+    _at_least_zero(lr=lr, eta_min=eta_min)
+    _at_least(0, step=step)
+    _at_least(1, T_max=T_max)
+    return eta_min + (lr - eta_min) * (1 + math.cos(math.pi * step / T_max)) / 2
 
 
+@checked
 def linear_warmup(
     step: int, *, lr: float | Callable[[int], float], total_iters: int, start_factor: float = 1 / 3
 ) -> float:
@@ -684,23 +706,22 @@ def linear_warmup(
     PyTorch: ``torch.optim.lr_scheduler.LinearLR``, whose ``start_factor`` must not be 0, and with a schedule
     ``SequentialLR([LinearLR(...), schedule], milestones=[total_iters])``. Source: :cite:`goyal2017`.
     """
-    step = _whole("step", step)
-    total_iters = _whole("total_iters", total_iters)
+    _at_least(0, step=step, total_iters=total_iters)
     if not 0 <= start_factor <= 1:
         raise ValueError(f"start_factor must be in [0, 1], not {start_factor}")
-    rate = _at_least_zero("lr", lr(max(step - total_iters, 0)) if callable(lr) else lr)
-    if step >= total_iters:
-        return rate
-    return (float(start_factor) + (1 - float(start_factor)) * step / total_iters) * rate
+    rate = lr(max(step - total_iters, 0)) if callable(lr) else lr
+    part = 1.0 if step >= total_iters else start_factor + (1 - start_factor) * step / total_iters
+    return float(_scaled(rate, lr_scale=part))
 
 
+@checked
 def one_cycle(
     step: int,
     *,
     max_lr: float,
     total_steps: int,
     pct_start: float = 0.3,
-    anneal_strategy: str = "cos",
+    anneal_strategy: Literal["cos", "linear"] = "cos",
     div_factor: float = 25.0,
     final_div_factor: float = 1e4,
     three_phase: bool = False,
@@ -735,21 +756,19 @@ def one_cycle(
     :cite:`smith2017superconvergence`, with two straight lines of the same length and a last drop; a rise over 30 % of
     the steps and half cosines are the defaults of the libraries fastai and PyTorch.
     """
-    total_steps = _whole("total_steps", total_steps, least=1)
-    step = _whole("step", step)
+    _at_least(1, total_steps=total_steps)
+    _at_least(0, step=step)
     if step >= total_steps:
         raise ValueError(f"step must be in [0, {total_steps}), not {step}")
     if not 0 <= pct_start <= 1:
         raise ValueError(f"pct_start must be in [0, 1], not {pct_start}")
-    if anneal_strategy not in ("cos", "linear"):
-        raise ValueError(f"anneal_strategy must be 'cos' or 'linear', not {anneal_strategy!r}")
     if not (div_factor > 0 and final_div_factor > 0):
         raise ValueError(f"div_factor and final_div_factor must be > 0, not {div_factor} and {final_div_factor}")
-    max_lr = _at_least_zero("max_lr", max_lr)
-    initial = max_lr / float(div_factor)
-    minimal = initial / float(final_div_factor)
+    _at_least_zero(max_lr=max_lr)
+    initial = max_lr / div_factor
+    minimal = initial / final_div_factor
 
-    rise = float(pct_start) * total_steps - 1
+    rise = pct_start * total_steps - 1
     phases = [(rise, initial, max_lr)]
     if three_phase:
         phases.append((2 * rise, max_lr, initial))
@@ -764,21 +783,24 @@ def one_cycle(
     return b + (a - b) * (1 + math.cos(math.pi * s)) / 2
 
 
+@checked
 def reduce_lr_on_plateau_init(lr: float) -> State:
     """The learning rate ``lr`` to start from, no ``best`` metric yet, and the counters ``num_bad_epochs`` and
     ``cooldown_counter`` at 0."""
-    return {"lr": _at_least_zero("lr", lr), "best": None, "num_bad_epochs": 0, "cooldown_counter": 0}
+    _at_least_zero(lr=lr)
+    return {"lr": float(lr), "best": None, "num_bad_epochs": 0, "cooldown_counter": 0}
 
 
+@checked
 def reduce_lr_on_plateau(
-    metric: float,
+    metric,
     state: State,
     *,
-    mode: str = "min",
+    mode: Literal["min", "max"] = "min",
     factor: float = 0.1,
     patience: int = 10,
     threshold: float = 1e-4,
-    threshold_mode: str = "rel",
+    threshold_mode: Literal["rel", "abs"] = "rel",
     cooldown: int = 0,
     min_lr: float = 0.0,
     eps: float = 1e-8,
@@ -821,14 +843,12 @@ def reduce_lr_on_plateau(
     PyTorch: ``torch.optim.lr_scheduler.ReduceLROnPlateau``. With ``"rel"`` and metrics below 0, as the negative
     logarithm of a density may be, one that is a little *worse* counts as better, there and here: use ``"abs"``.
     """
-    if mode not in ("min", "max"):
-        raise ValueError(f"mode must be 'min' or 'max', not {mode!r}")
-    if threshold_mode not in ("rel", "abs"):
-        raise ValueError(f"threshold_mode must be 'rel' or 'abs', not {threshold_mode!r}")
-    factor = _below_one("factor", factor)
-    patience, cooldown = _whole("patience", patience), _whole("cooldown", cooldown)
-    threshold, min_lr = _at_least_zero("threshold", threshold), _at_least_zero("min_lr", min_lr)
-    eps = _at_least_zero("eps", eps)
+    if np.shape(metric) != ():
+        raise ValueError(f"the metric must be a number, not an array of shape {np.shape(metric)}")
+    _below_one(factor=factor)
+    _at_least(0, patience=patience, cooldown=cooldown)
+    _at_least_zero(threshold=threshold, min_lr=min_lr, eps=eps)
+    _made_by("reduce_lr_on_plateau_init", state, "lr", "best", "num_bad_epochs", "cooldown_counter")
     lr, best, bad, wait = (state[key] for key in ("lr", "best", "num_bad_epochs", "cooldown_counter"))
 
     metric = float(metric)
@@ -853,8 +873,9 @@ def reduce_lr_on_plateau(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def clip_grad_norm(
-    grads: Tree, *, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
+    grads: Parameters, *, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False
 ) -> tuple[Tree, float]:
     """Shorten all gradients by one factor, so that together they are no longer than ``max_norm``
     (:eq:`eq-clip_grad_norm`).
@@ -875,7 +896,8 @@ def clip_grad_norm(
         grads: an array or a nested dict of arrays; leaves that are ``None`` stay so.
         max_norm: >= 0; with ``math.inf`` the gradients are only measured.
         norm_type: p, > 0, ``math.inf`` for the largest entry.
-        error_if_nonfinite: refuse gradients whose norm is infinite or nan, instead of making them all 0 or nan.
+        error_if_nonfinite: refuse gradients whose norm is infinite or nan. Otherwise they become 0 and infinite entries
+            nan, or all of them nan if one is.
 
     Returns:
         ``(grads, total_norm)``: the gradients, each with its dtype, and the norm before clipping, a Python float.
@@ -884,22 +906,30 @@ def clip_grad_norm(
         ValueError: an option outside its range.
         FloatingPointError: the norm is not finite, with ``error_if_nonfinite``.
 
-    PyTorch: ``torch.nn.utils.clip_grad_norm_``, which changes the gradients in place. The 1e-6 is its own: a clipped
-    gradient is a little shorter than ``max_norm``. Source: :cite:`pascanu2013`, without the 1e-6.
+    The norm is found wherever a float64 can hold it, also where the squares of the entries overflow.
+
+    PyTorch: ``torch.nn.utils.clip_grad_norm_``, which changes the gradients in place, and makes all of them nan if both
+    ``max_norm`` and the norm are infinite. The 1e-6 is its own: a clipped gradient is a little shorter than
+    ``max_norm``. Source: :cite:`pascanu2013`, without the 1e-6.
     """
     if not max_norm >= 0:
         raise ValueError(f"max_norm must be >= 0, not {max_norm}")
     if not norm_type > 0:
         raise ValueError(f"norm_type must be > 0, not {norm_type}")
-    norms = [_norm(leaf, norm_type) for leaf in _leaves(grads) if leaf is not None]
-    total_norm = float(_norm(np.array(norms), norm_type))
-    if error_if_nonfinite and not math.isfinite(total_norm):
-        raise FloatingPointError(f"the norm of the gradients is {total_norm}, which no factor can shorten")
-    factor = min(1.0, float(max_norm) / (total_norm + 1e-6)) if not math.isnan(total_norm) else math.nan
-    return tree_map(lambda g: None if g is None else np.asarray(factor * g), grads), total_norm
+    arrays = tree_map(lambda g: None if g is None else _computed(g), grads)
+    with np.errstate(over="ignore", invalid="ignore"):  # 0 times infinity is nan, as PyTorch leaves it
+        norms = np.array([_norm(leaf, norm_type) for leaf in _leaves(arrays) if leaf is not None])
+        total_norm = _norm(np.sort(norms), norm_type)  # sorted: the order of a dict does not change the last bit
+        if error_if_nonfinite and not math.isfinite(total_norm):
+            raise FloatingPointError(f"the norm of the gradients is {total_norm}, which no factor can shorten")
+        factor: Any = math.nan if math.isnan(total_norm) else min(1.0, max_norm / (total_norm + 1e-6))
+        if 0 < factor < 1e-30:
+            factor = np.float64(factor)  # as a float32 it would have fewer digits, or none
+        return tree_map(lambda g, a: None if g is None else _as_given(factor * a, g), grads, arrays), total_norm
 
 
-def clip_grad_value(grads: Tree, *, clip_value: float) -> Tree:
+@checked
+def clip_grad_value(grads: Parameters, *, clip_value: float) -> Tree:
     """Cut every entry of every gradient off at ``clip_value`` and ``-clip_value`` (:eq:`eq-clip_grad_value`).
 
     ::
@@ -922,17 +952,35 @@ def clip_grad_value(grads: Tree, *, clip_value: float) -> Tree:
     """
     if not clip_value >= 0:
         raise ValueError(f"clip_value must be >= 0, not {clip_value}")
-    c = float(clip_value)
-    return tree_map(lambda g: None if g is None else np.asarray(np.clip(g, -c, c)), grads)
+
+    def cut(g):
+        if g is None:
+            return None
+        a = _computed(g)
+        beyond = clip_value > float(np.finfo(a.dtype).max)  # where NumPy would refuse the bound
+        return _as_given(a.copy() if beyond else np.clip(a, -clip_value, clip_value), g)
+
+    return tree_map(cut, grads)
 
 
-def _norm(array, p):
-    if p == math.inf:
-        return np.max(np.abs(array), initial=0.0)
+def _as_given(result, g):
+    """As an array of the dtype of ``g``, if that is one of floats."""
+    dtype = np.result_type(g)
+    return np.asarray(result, dtype if dtype.kind == "f" else result.dtype)
+
+
+def _norm(array, p) -> float:
+    """The p-norm, wherever it can be held itself: where its powers cannot, it is that of ``array / max|array|``."""
     if p == 2:
         flat = np.ravel(array)
-        return math.sqrt(flat @ flat)
-    return np.sum(np.abs(array) ** p) ** (1 / p)
+        square = float(flat @ flat)
+        if 1e-30 < square < math.inf:  # for less, a float32 has lost what underflowed
+            return math.sqrt(square)
+    magnitudes = np.abs(array)
+    largest = float(np.max(magnitudes, initial=0.0))
+    if p == math.inf or largest in (0, math.inf) or math.isnan(largest):
+        return largest
+    return largest * float(np.sum((magnitudes / largest) ** p)) ** (1 / p)
 
 
 def _leaves(tree):
@@ -957,8 +1005,9 @@ class RangeTest(NamedTuple):
     """A learning rate to start a search from."""
 
 
+@checked
 def lr_finder(
-    params: Tree,
+    params: Parameters,
     loss: Callable[..., Any],
     data: tuple[Any, Any],
     *,
@@ -1012,16 +1061,14 @@ def lr_finder(
     PyTorch has no counterpart. Source: :cite:`smith2017cyclical`, section 3.3, with a rate that grows along a line; the
     exponential growth and the smoothing are common practice.
     """
-    x, y = (np.asarray(array) for array in data)
+    x, y = (numeric(f"lr_finder: {name}", array) for name, array in zip("xy", data, strict=True))
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y) or len(x) == 0:
         raise ValueError(f"x has shape {x.shape} and y {y.shape}; they need the same number of rows, at least one")
     if not 0 < start_lr < end_lr < math.inf:
         raise ValueError(f"the range needs 0 < start_lr < end_lr, not {start_lr} and {end_lr}")
-    num_iter = _whole("num_iter", num_iter, least=2)
-    batch_size = _whole("batch_size", batch_size, least=1)
-    smoothing = _below_one("smoothing", smoothing)
-    if not isinstance(rng, np.random.Generator):
-        raise ValueError(f"rng must be a numpy.random.Generator, not {type(rng).__name__}")
+    _at_least(2, num_iter=num_iter)
+    _at_least(1, batch_size=batch_size)
+    _below_one(smoothing=smoothing)
     if not stop_factor > 1:
         raise ValueError(f"stop_factor must be > 1, not {stop_factor}")
     init, step = optimizer
@@ -1039,7 +1086,7 @@ def lr_finder(
             average = smoothing * average + (1 - smoothing) * float(value)
             if not math.isfinite(average):
                 break
-            lrs.append(float(start_lr) * float(end_lr / start_lr) ** (i / (num_iter - 1)))
+            lrs.append(start_lr * (end_lr / start_lr) ** (i / (num_iter - 1)))
             losses.append(float(value))
             smoothed.append(average / (1 - smoothing ** (i + 1)))
             if smoothed[-1] > stop_factor * min(smoothed) > 0:
@@ -1065,13 +1112,20 @@ def _update(f, params, grads, state, memory):
     def leaf(p, g, *old):
         if g is None:
             return p, *old
-        if np.result_type(p).kind != "f":
-            raise ValueError(f"a parameter has dtype {np.result_type(p)}; only floats can follow a gradient")
+        dtype = np.result_type(p)
+        if dtype.kind != "f":
+            raise ValueError(
+                f"a parameter has dtype {dtype}; only floats can follow a gradient: write 0.0 for 0, or .astype(float)"
+            )
         if np.shape(g) != np.shape(p):
             raise ValueError(f"the gradient has shape {np.shape(g)}, the parameter {np.shape(p)}")
-        arrays = (p, np.asarray(g, np.result_type(p)), *old)
-        results = f(*(a if a is None or isinstance(a, int) else np.atleast_1d(a) for a in arrays))
-        return tuple(a.reshape(np.shape(p)) if isinstance(a, Array) else a for a in results)
+        computed = SINGLE if dtype == HALF else dtype
+        arrays = (np.asarray(p, computed), np.asarray(g, computed), *map(_count_or_array, old))
+        p, *new = f(*(a if a is None or isinstance(a, int) else np.atleast_1d(a) for a in arrays))
+        if dtype == HALF:
+            with np.errstate(over="ignore"):  # beyond 65504 float16 knows infinity only
+                p = p.astype(dtype)
+        return tuple(a.reshape(np.shape(g)) if isinstance(a, Array) else a for a in (p, *new))
 
     nothing = tree_map(lambda p: None, params)
     old = [state.get(name, nothing) if needed else nothing for name, needed in memory.items()]
@@ -1093,8 +1147,23 @@ def _average(beta, average, x):
     return new
 
 
+def _count_or_array(a):
+    """A counter that comes back from a file is an array of one integer."""
+    return int(a) if isinstance(a, (Array, np.generic)) and a.dtype.kind in "iu" and a.size == 1 else a
+
+
 def _zero_steps(params):
     return tree_map(lambda p: 0, params)
+
+
+def _full(params, number=0.0):
+    """The memory of a method: arrays like the parameters, full of one number; for float16 in float32."""
+    return tree_map(lambda p: None if p is None else np.full_like(_computed(p), number), params)
+
+
+def _computed(x):
+    """As an array of floats: integers in float64, float16 in float32."""
+    return to_dtype(x := np.asarray(x), SINGLE if x.dtype == HALF else np.float64)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1102,35 +1171,33 @@ def _zero_steps(params):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _at_least_zero(name: str, value) -> float:
-    if not value >= 0:
-        raise ValueError(f"{name} must be >= 0, not {value}")
-    if math.isinf(value):
-        raise ValueError(f"{name} must be finite, not {value}")
-    return float(value)  # a NumPy scalar would promote float32 parameters
+def _at_least_zero(**options: float) -> None:
+    for name, value in options.items():
+        if not value >= 0:
+            raise ValueError(f"{name} must be >= 0, not {value}")
+        if math.isinf(value):
+            raise ValueError(f"{name} must be finite, not {value}")
 
 
-def _below_one(name: str, value) -> float:
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be in [0, 1), not {value}")
-    return float(value)
+def _at_least(least: int, **options: int) -> None:
+    for name, value in options.items():
+        if value < least:
+            raise ValueError(f"{name} must be >= {least}, not {value}")
+
+
+def _below_one(**options: float) -> None:
+    for name, value in options.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must be in [0, 1), not {value}")
 
 
 def _both_below_one(name: str, values) -> tuple[float, float]:
     first, second = values
     if not (0 <= first < 1 and 0 <= second < 1):
         raise ValueError(f"{name} must both be in [0, 1), not {values}")
-    return float(first), float(second)
-
-
-def _whole(name: str, value, *, least: int = 0) -> int:
-    if not (math.isfinite(value) and value == int(value)):
-        raise ValueError(f"{name} must be a whole number, not {value}")
-    if value < least:
-        raise ValueError(f"{name} must be >= {least}, not {value}")
-    return int(value)
+    return first, second
 
 
 def _made_by(init: str, state: State, *names: str) -> None:
     if not set(names) <= set(state):
-        raise ValueError(f"the state must come from {init}(params); this one holds {sorted(state)}")
+        raise ValueError(f"the state must come from {init}(params); this one holds {sorted(map(str, state))}")

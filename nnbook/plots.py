@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nnbook._arrays import Given, checked, numeric
 from nnbook.backprop import Primitive, Step, vjp
 
 if TYPE_CHECKING:
@@ -159,6 +160,8 @@ def _styled(draw: Callable[..., Axes]) -> Callable[..., Axes]:
 
 def _axes(ax: Axes | None, figsize: tuple[float, float] | None = None) -> Axes:
     if ax is not None:
+        if not hasattr(ax, "get_xaxis_transform"):
+            raise ValueError(f"ax must be axes of matplotlib, not a {type(ax).__name__}")
         return ax
     import matplotlib.pyplot as plt
 
@@ -177,11 +180,12 @@ def _colour(label: str, position: int) -> str:
 _DASHES = {"validation": (0, (5, 1.5)), "test": (0, (2, 1)), "torch": (0, (5, 1.5)), "reference": (0, (1, 1.5))}
 
 
+@checked
 @_styled
 def training_curves(
     curves: Mapping[str, Any],
     *,
-    x=None,
+    x: Given | None = None,
     xlabel: str = "epoch",
     ylabel: str = "loss",
     log: bool = False,
@@ -201,8 +205,8 @@ def training_curves(
     Raises:
         ValueError: no curves; a curve with no points or of more than two dimensions; ``x`` of another length.
     """
-    if not curves:
-        raise ValueError("training_curves needs at least one curve")
+    if not isinstance(curves, Mapping) or not curves:
+        raise ValueError("training_curves needs a dict with at least one curve")
     tables = {label: _seeds(label, values) for label, values in curves.items()}
     longest = max(table.shape[1] for table in tables.values())
     places = np.arange(1, longest + 1) if x is None else np.asarray(x)
@@ -232,6 +236,8 @@ def training_curves(
 
 def _seeds(label: str, values) -> np.ndarray:
     """``(S, T)``, one row a seed, short rows filled up with nan."""
+    if isinstance(values, str) or not hasattr(values, "__len__") or not hasattr(values, "__getitem__"):
+        raise ValueError(f"the curve {label!r} must be (T,) or (S, T) numbers, not a {type(values).__name__}")
     rows = [values] if len(values) and np.ndim(values[0]) == 0 else list(values)
     rows = [np.asarray(row, float) for row in rows]
     if not rows or any(row.ndim != 1 or row.size == 0 for row in rows):
@@ -242,12 +248,13 @@ def _seeds(label: str, values) -> np.ndarray:
     return table
 
 
+@checked
 @_styled
 def function_and_derivative(
     f: Callable,
     derivative: Callable | None = None,
     *,
-    x=None,
+    x: Given | None = None,
     kinks: Sequence[float] = (),
     name: str | None = None,
     ax: Axes | None = None,
@@ -289,6 +296,7 @@ def function_and_derivative(
     return ax
 
 
+@checked
 def broken(x, y, kinks: Sequence[float]):
     """Break a curve at its kinks: ``(x, y)`` with nan in ``y`` there, so that no steep line joins the two sides.
 
@@ -296,7 +304,12 @@ def broken(x, y, kinks: Sequence[float]):
         x: ``(N,)`` places in ascending order.
         y: ``(N,)`` values.
         kinks: where to break; places that are missing in ``x`` are inserted.
+
+    Raises:
+        ValueError: ``x`` and ``y`` are not of one length.
     """
+    if np.ndim(x) != 1 or np.shape(x) != np.shape(y):
+        raise ValueError(f"broken: x of shape {np.shape(x)} and y of shape {np.shape(y)} are no curve")
     y = np.array(y, float)
     for kink in kinks:
         near = np.isclose(x, kink, rtol=0, atol=1e-9)
@@ -312,11 +325,12 @@ def broken(x, y, kinks: Sequence[float]):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 @_styled
 def decision_regions(
     predict: Callable,
     x,
-    y,
+    y: Given,
     *,
     resolution: int = 240,
     margin: float = 0.1,
@@ -391,8 +405,9 @@ def _class(palette: Sequence[str], i: int) -> str:
     return palette[i % len(palette)]
 
 
+@checked
 @_styled
-def confusion_matrix(matrix, names: Sequence[str] | None = None, *, ax: Axes | None = None) -> Axes:
+def confusion_matrix(matrix: Given, names: Sequence[str] | None = None, *, ax: Axes | None = None) -> Axes:
     """Draw counts of true class (row) against predicted class (column); empty cells stay empty.
 
     Args:
@@ -439,6 +454,7 @@ CELL_WRONG = ("#6A594C", "#9C4400")
 """Cells of a confusion matrix, smallest to largest count; white text has contrast 4.5 on them, brightened or not."""
 
 
+@checked
 def mix(start: str, end: str, share: float) -> tuple[float, float, float]:
     """The colour a part ``share`` of the way from ``start`` to ``end``, as red, green, blue in [0, 1]."""
     from matplotlib.colors import to_rgb
@@ -453,6 +469,7 @@ def mix(start: str, end: str, share: float) -> tuple[float, float, float]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 @_styled
 def image_grid(
     images,
@@ -460,7 +477,7 @@ def image_grid(
     *,
     columns: int = 10,
     signed: bool = False,
-    wrong: Sequence[bool] | None = None,
+    wrong: Sequence[Any] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw images side by side, each with its label above it.
@@ -527,6 +544,7 @@ def _signed(images):
     return np.concatenate([colours, np.ones_like(colours[..., :1])], axis=-1)
 
 
+@checked
 @_styled
 def layer_histograms(
     layers: Mapping[str, Any] | Sequence[Any],
@@ -550,9 +568,11 @@ def layer_histograms(
     Raises:
         ValueError: no layers, an empty layer, or values that are not finite.
     """
+    if not isinstance(layers, (Mapping, Sequence)):
+        raise ValueError(f"layer_histograms needs a dict or a list of arrays, not a {type(layers).__name__}")
     if not isinstance(layers, Mapping):
         layers = {str(i): layer for i, layer in enumerate(layers, start=1)}
-    arrays = {name: np.asarray(layer, float).ravel() for name, layer in layers.items()}
+    arrays = {name: numeric(f"layer {name!r}", layer).astype(float).ravel() for name, layer in layers.items()}
     if not arrays:
         raise ValueError("layer_histograms needs at least one layer")
     for name, array in arrays.items():
@@ -607,6 +627,7 @@ SYMBOLS = {
 """How :func:`graph` writes the elementary primitives."""
 
 
+@checked
 @_styled
 def graph(steps: Sequence[Step], *, digits: int = 3, adjoints: bool = True, ax: Axes | None = None) -> Axes:
     """Draw what :func:`nnbook.backprop.record` returns: values above the nodes, adjoints below them.
@@ -623,9 +644,8 @@ def graph(steps: Sequence[Step], *, digits: int = 3, adjoints: bool = True, ax: 
     Raises:
         ValueError: no steps, or a parent that does not come before its child.
     """
-    steps = list(steps)
-    if not steps:
-        raise ValueError("graph needs at least one step")
+    if not steps or not all(isinstance(step, Step) for step in steps):
+        raise ValueError("graph needs at least one step, of those that nnbook.backprop.record returns")
     for i, step in enumerate(steps):
         if any(not 0 <= parent < i for parent in step.parents):
             raise ValueError(f"step {i} ({step.name}) has parents {step.parents}; they must come before it")

@@ -15,14 +15,15 @@ same shape (N, H); :func:`recurrent` takes them apart.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from nnbook._arrays import Array, Given, Real, Tree
-from nnbook.backprop import Traced, concatenate, primitive, tree_map, value_and_grad, vjp
+from nnbook._arrays import SINGLE, Array, Branch, Given, Parameters, Real, Tree, as_float, checked
+from nnbook.backprop import Traced, concatenate, primitive, stop_gradient, tree_map, value_and_grad, vjp
 from nnbook.losses import cross_entropy
 from nnbook.neurons import linear, linear_init, relu, sigmoid, softplus, tanh
 from nnbook.regularization import dropout
@@ -35,7 +36,7 @@ Rng = np.random.Generator
 
 
 @primitive
-def embedding(tokens: Given, weight, *, padding_idx=None):
+def embedding(tokens: Given, weight, *, padding_idx: int | None = None):
     """Row ``tokens[i]`` of ``weight`` for every token (:eq:`eq-embedding`).
 
     Args:
@@ -76,12 +77,19 @@ def embedding_vjp(dy, saved, tokens, weight, *, padding_idx=None):
 
 
 def _tokens(name, tokens, count):
-    tokens = np.asarray(tokens)
-    if tokens.dtype.kind not in "iu":
-        raise ValueError(f"{name}: tokens have dtype {tokens.dtype}, expected integers")
+    tokens = _integers(name, "tokens have", tokens)
     if tokens.size and not 0 <= tokens.min() <= tokens.max() < count:
         raise ValueError(f"{name}: tokens run from {tokens.min()} to {tokens.max()}, allowed is 0 to {count - 1}")
     return tokens
+
+
+def _integers(name, what, x):
+    x = np.asarray(x)
+    if x.size == 0:
+        return x.astype(np.int64)  # an empty list, which NumPy takes for floats
+    if x.dtype.kind not in "iu":
+        raise ValueError(f"{name}: {what} dtype {x.dtype}, expected integers")
+    return x
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -92,14 +100,14 @@ def _tokens(name, tokens, count):
 @primitive
 def rnn(
     x,
-    h0,
+    h0: Real | None,
     weight_ih,
     weight_hh,
     bias_ih=None,
     bias_hh=None,
     mask: Given | None = None,
     *,
-    nonlinearity="tanh",
+    nonlinearity: Literal["tanh", "relu"] = "tanh",
     reverse=False,
 ):
     """``h_t = tanh(W_ih x_t + b_ih + W_hh h_{t-1} + b_hh)`` for all t, Elman's network (:eq:`eq-rnn`).
@@ -111,7 +119,8 @@ def rnn(
         h0: (N, H), the state before the first step; ``None`` for zeros.
         weight_ih, weight_hh: (H, D) and (H, H).
         bias_ih, bias_hh: (H,) or ``None``.
-        mask: (T, N) bool, False where a sequence is padded; there the state is carried on and the output is 0.
+        mask: (T, N) bool, False where a sequence is padded: what stands there is not looked at, the state is
+            carried on, and the output is 0.
         nonlinearity: ``"tanh"`` or ``"relu"``.
         reverse: run from the last step to the first.
 
@@ -124,17 +133,13 @@ def rnn(
     At the kink 0 the derivative of ReLU is taken as 0, as PyTorch does. PyTorch: one layer of ``torch.nn.RNN``, the
     mask in place of ``pack_padded_sequence``. Source: :cite:`elman1990`; the VJP :cite:`werbos1990`.
     """
-    if nonlinearity not in ("tanh", "relu"):
-        raise ValueError(f"rnn: nonlinearity must be 'tanh' or 'relu', not {nonlinearity!r}")
     (hs,) = _states("rnn", 1, x, {"h0": h0}, weight_ih, weight_hh, bias_ih, bias_hh, mask)
     x, mask = _in_order(x, mask, reverse)
     W = _by_gate(weight_hh, 1)[0]
     (z,) = _from_inputs(x, weight_ih, bias_ih, bias_hh, hs)
     for t in range(len(x)):
         z[t] += hs[t] @ W
-        hs[t + 1] = np.tanh(z[t]) if nonlinearity == "tanh" else np.maximum(z[t], 0)
-        if mask is not None:
-            hs[t + 1] = np.where(mask[t], hs[t + 1], hs[t])
+        hs[t + 1] = _step(mask, t, np.tanh(z[t]) if nonlinearity == "tanh" else np.maximum(z[t], 0), hs[t])
     return _stacked(mask, reverse, hs), hs
 
 
@@ -158,10 +163,11 @@ def rnn_vjp(
     x, mask = _in_order(x, mask, reverse)
     dz = np.empty(hs[1:].shape, hs.dtype)
     for t in reversed(range(len(x))):
-        dh, passed = _arrive(dh, dy[t], mask, t)
-        dz[t] = dh * (1 - hs[t + 1] ** 2) if nonlinearity == "tanh" else np.where(hs[t + 1] > 0, dh, 0)
-        dh = dz[t] @ weight_hh + passed
-    return _gradients(dz[None], dz[None], hs[:-1], x, (dh,), (h0,), weight_ih, reverse)
+        d = _step(mask, t, dh + dy[t], 0)
+        d = d * (1 - hs[t + 1] ** 2) if nonlinearity == "tanh" else np.where(hs[t + 1] > 0, d, 0)
+        dz[t] = _step(mask, t, d, 0)
+        dh = _step(mask, t, dz[t] @ weight_hh, dh)
+    return _gradients(dz[None], dz[None], hs[:-1], x, mask, (dh,), (h0,), weight_ih, reverse)
 
 
 @primitive
@@ -188,7 +194,8 @@ def lstm(
         h0, c0: (N, H), hidden and cell state before the first step; ``None`` for zeros.
         weight_ih, weight_hh: (4H, D) and (4H, H).
         bias_ih, bias_hh: (4H,) or ``None``.
-        mask: (T, N) bool, False where a sequence is padded; there the states are carried on and the output is 0.
+        mask: (T, N) bool, False where a sequence is padded: what stands there is not looked at, the states are
+            carried on, and the output is 0.
         reverse: run from the last step to the first.
 
     Returns:
@@ -213,11 +220,8 @@ def lstm(
         gates *= half
         gates += 1 - half
         i, f, g, o = gates
-        cs[t + 1] = f * cs[t] + i * g
-        hs[t + 1] = o * np.tanh(cs[t + 1])
-        if mask is not None:
-            hs[t + 1] = np.where(mask[t], hs[t + 1], hs[t])
-            cs[t + 1] = np.where(mask[t], cs[t + 1], cs[t])
+        cs[t + 1] = _step(mask, t, f * cs[t] + i * g, cs[t])
+        hs[t + 1] = _step(mask, t, o * np.tanh(cs[t + 1]), hs[t])
     return _stacked(mask, reverse, hs, cs), (z, hs, cs)
 
 
@@ -230,25 +234,25 @@ def lstm_vjp(dy, saved, x, h0, c0, weight_ih, weight_hh, bias_ih=None, bias_hh=N
     W = weight_hh.reshape(4, hs.shape[2], hs.shape[2])
     dz = np.empty_like(z)
     for t in reversed(range(len(x))):
-        dh, passed = _arrive(dh, dy[t], mask, t)
-        dc, kept = _arrive(dc, 0, mask, t)
         i, f, g, o = z[:, t]
         di, df, dg, do = dz[:, t]
         tanh_c = np.tanh(cs[t + 1])
-        dc = dc + dh * o * (1 - tanh_c * tanh_c)
-        di[:] = dc * g * i * (1 - i)
-        df[:] = dc * cs[t] * f * (1 - f)
-        dg[:] = dc * i * (1 - g * g)
-        do[:] = dh * tanh_c * o * (1 - o)
-        dc = dc * f + kept
-        dh = (dz[:, t] @ W).sum(0) + passed
-    return _gradients(dz, dz, hs[:-1], x, (dh, dc), (h0, c0), weight_ih, reverse)
+        d = _step(mask, t, dh + dy[t], 0)
+        e = dc + d * o * (1 - tanh_c * tanh_c)
+        di[:] = e * g * i * (1 - i)
+        df[:] = e * cs[t] * f * (1 - f)
+        dg[:] = e * i * (1 - g * g)
+        do[:] = d * tanh_c * o * (1 - o)
+        _clear(mask, t, dz)
+        dc = _step(mask, t, e * f, dc)
+        dh = _step(mask, t, (dz[:, t] @ W).sum(0), dh)
+    return _gradients(dz, dz, hs[:-1], x, mask, (dh, dc), (h0, c0), weight_ih, reverse)
 
 
 @primitive
 def gru(
     x,
-    h0,
+    h0: Real | None,
     weight_ih,
     weight_hh,
     bias_ih=None,
@@ -269,7 +273,8 @@ def gru(
         h0: (N, H), the state before the first step; ``None`` for zeros.
         weight_ih, weight_hh: (3H, D) and (3H, H).
         bias_ih, bias_hh: (3H,) or ``None``.
-        mask: (T, N) bool, False where a sequence is padded; there the state is carried on and the output is 0.
+        mask: (T, N) bool, False where a sequence is padded: what stands there is not looked at, the state is
+            carried on, and the output is 0.
         reset_after: reset after the product with ``W_hn``, as PyTorch does; otherwise before it, as the original:
             ``n = tanh(W_in x_t + b_in + W_hn (r h_{t-1}) + b_hn)``.
         reverse: run from the last step to the first.
@@ -308,9 +313,7 @@ def gru(
             inner[t] = r * hs[t]
             n += inner[t] @ W[2] + b[2]
         np.tanh(n, out=n)
-        hs[t + 1] = n + update * (hs[t] - n)
-        if mask is not None:
-            hs[t + 1] = np.where(mask[t], hs[t + 1], hs[t])
+        hs[t + 1] = _step(mask, t, n + update * (hs[t] - n), hs[t])
     return _stacked(mask, reverse, hs), (z, inner, hs)
 
 
@@ -337,20 +340,23 @@ def gru_vjp(
     dz = np.empty_like(z)  # by what comes from the input
     da = np.empty_like(z) if reset_after else dz  # by what comes from the state
     for t in reversed(range(len(x))):
-        dh, passed = _arrive(dh, dy[t], mask, t)
         r, update, n = z[:, t]
         dr, dupdate, dn = dz[:, t]
-        dupdate[:] = dh * (hs[t] - n) * update * (1 - update)
-        dn[:] = dh * (1 - update) * (1 - n * n)
+        d = _step(mask, t, dh + dy[t], 0)
+        dupdate[:] = d * (hs[t] - n) * update * (1 - update)
+        dn[:] = d * (1 - update) * (1 - n * n)
         if reset_after:
             dr[:] = dn * inner[t] * r * (1 - r)
             da[:2, t], da[2, t] = dz[:2, t], dn * r
-            dh = dh * update + (da[:, t] @ W).sum(0) + passed
+            d = d * update + (da[:, t] @ W).sum(0)
+            _clear(mask, t, da)
         else:
             d_inner = dn @ W[2]
             dr[:] = d_inner * hs[t] * r * (1 - r)
-            dh = dh * update + d_inner * r + (dz[:2, t] @ W[:2]).sum(0) + passed
-    return _gradients(dz, da, hs[:-1], x, (dh,), (h0,), weight_ih, reverse, None if reset_after else inner)
+            d = d * update + d_inner * r + (dz[:2, t] @ W[:2]).sum(0)
+        _clear(mask, t, dz)
+        dh = _step(mask, t, d, dh)
+    return _gradients(dz, da, hs[:-1], x, mask, (dh,), (h0,), weight_ih, reverse, None if reset_after else inner)
 
 
 def _states(name, gates, x, initial, weight_ih, weight_hh, bias_ih, bias_hh, mask) -> tuple[Array, ...]:
@@ -388,8 +394,26 @@ def _flipped(a, reverse):
 
 
 def _in_order(x, mask, reverse):
-    """Inputs and mask in the order in which the steps are run; the mask as a column beside (N, H)."""
-    return _flipped(x, reverse), None if mask is None else _flipped(mask, reverse)[:, :, None]
+    """Inputs and mask in the order in which the steps are run; the mask as a column beside (N, H).
+
+    What stands in the padding is put to 0, for a product with 0 is no way to leave out nan.
+    """
+    x = _flipped(x, reverse)
+    if mask is None:
+        return x, None
+    mask = _flipped(mask, reverse)[:, :, None]
+    return np.where(mask, x, x.dtype.type(0)), mask
+
+
+def _step(mask, t, new, old):
+    """What step t makes, but where it is masked what was there before."""
+    return new if mask is None else np.where(mask[t], new, old)
+
+
+def _clear(mask, t, dz):
+    """No derivative at the masked places of step t."""
+    if mask is not None:
+        np.copyto(dz[:, t], 0, where=~mask[t])
 
 
 def _by_gate(weight, gates):
@@ -413,27 +437,23 @@ def _stacked(mask, reverse, hs, *cs):
     """Outputs, 0 where masked, and under them the final states."""
     y = np.concatenate([_flipped(hs[1:], reverse), hs[-1:], *(c[-1:] for c in cs)])
     if mask is not None:
-        np.multiply(y[: len(mask)], _flipped(mask, reverse), out=y[: len(mask)])
+        np.copyto(y[: len(mask)], 0, where=~_flipped(mask, reverse))
     return y
 
 
-def _arrive(dh, dy, mask, t):
-    """The cotangent of the state made at step t, and what a masked step passes on untouched."""
-    if mask is None:
-        return dh + dy, 0
-    return np.where(mask[t], dh + dy, 0), np.where(mask[t], 0, dh)
-
-
-def _gradients(dz, da, before, x, dstates, states, weight_ih, reverse, inner=None):
+def _gradients(dz, da, before, x, mask, dstates, states, weight_ih, reverse, inner=None):
     """Cotangents of all arguments from ``dz``, those of ``W_ih x + b_ih``, and ``da``, those of ``W_hh h + b_hh``."""
     T, N, D = x.shape
     gates, _, _, H = dz.shape
     rows, hidden = dz.reshape(gates, T * N, H), da.reshape(gates, T * N, H)
 
+    def seen(states):  # of a masked step not even the state, which may be nan in a sequence without a step
+        return (states if mask is None else np.where(mask, states, states.dtype.type(0))).reshape(T * N, H)
+
     def dweight_hh():
-        dW = hidden.swapaxes(1, 2) @ before.reshape(T * N, H)
+        dW = hidden.swapaxes(1, 2) @ seen(before)
         if inner is not None:
-            dW[2] = hidden[2].T @ inner.reshape(T * N, H)
+            dW[2] = hidden[2].T @ seen(inner)
         return dW.reshape(gates * H, H)
 
     return (
@@ -448,7 +468,7 @@ def _gradients(dz, da, before, x, dstates, states, weight_ih, reverse, inner=Non
 
 
 @primitive
-def linear_recurrence(a, b, h0=None, *, method="scan"):
+def linear_recurrence(a, b, h0=None, *, method: Literal["scan", "loop"] = "scan"):
     """``h_t = a_t h_{t-1} + b_t`` along the first axis, entry by entry (:eq:`eq-linear_recurrence`).
 
     Two steps ``(a, b)`` and ``(a', b')``, one after the other, are again such a step: ``(a' a, a' b + b')``. This is
@@ -465,10 +485,10 @@ def linear_recurrence(a, b, h0=None, *, method="scan"):
     Raises:
         ValueError: shapes that differ (names them), another method.
 
-    The passes take T log2 T products where the loop takes T. PyTorch: no counterpart. Source: :cite:`blelloch1990`.
+    The passes take T log2 T products where the loop takes T. They multiply entries of ``a`` with each other, which the
+    loop never does; where such a product could leave the range of the numbers, or a sum of some steps has left it, the
+    loop runs in place of the scan. PyTorch: no counterpart. Source: :cite:`blelloch1990`.
     """
-    if method not in ("scan", "loop"):
-        raise ValueError(f"linear_recurrence: method must be 'scan' or 'loop', not {method!r}")
     if np.shape(a) != np.shape(b) or np.ndim(a) == 0:
         raise ValueError(f"linear_recurrence: a has shape {np.shape(a)}, b {np.shape(b)}; expected twice (T, ...)")
     if h0 is not None and np.shape(h0) != np.shape(a)[1:]:
@@ -476,8 +496,7 @@ def linear_recurrence(a, b, h0=None, *, method="scan"):
     h = np.array(b, np.result_type(*(array for array in (a, b, h0) if array is not None)))
     if h0 is not None:
         h[:1] += a[:1] * h0
-    h = _scan(np.array(a), h) if method == "scan" else _loop(a, h)
-    return h, h
+    return (h := (_scan if method == "scan" else _loop)(a, h)), h
 
 
 @linear_recurrence.defvjp
@@ -485,20 +504,38 @@ def linear_recurrence_vjp(dy, h, a, b, h0=None, *, method="scan"):
     """:eq:`eq-linear_recurrence-vjp`: the cotangent obeys such a recurrence too, backwards in time."""
     later = np.concatenate([np.zeros_like(a[:1]), a[:0:-1]])  # a_{t+1}, in reversed order
     g = dy[::-1].astype(h.dtype)
-    g = (_scan(later, g) if method == "scan" else _loop(later, g))[::-1]
+    g = (_scan if method == "scan" else _loop)(later, g)[::-1]
     first = np.zeros_like(h[:1]) if h0 is None else np.broadcast_to(h0, h[:1].shape)
     before = np.concatenate([first, h[:-1]])
     return lambda: g * before, g, None if h0 is None else lambda: (g[:1] * a[:1]).sum(0)
 
 
-def _scan(a, h):
-    """All prefixes by doubling, in place: after k passes an entry knows the 2^k steps that end with it."""
+def _scan(a, b):
+    """All prefixes by doubling: after k passes an entry knows the 2^k steps that end with it."""
+    if not _products_fit(a):
+        return _loop(a, b)
+    coefficients, a, h = a, np.array(a), np.array(b)
+    a[:1] = 0  # it acts on h0 alone, and that has been seen to
     d = 1
-    while d < len(h):
-        h[d:] += a[d:] * h[:-d]
-        a[d:] *= a[:-d].copy()
-        d *= 2
-    return h
+    with np.errstate(over="ignore", invalid="ignore"):
+        while d < len(h):
+            h[d:] += a[d:] * h[:-d]
+            a[d:] *= a[:-d].copy()
+            d *= 2
+    return h if np.isfinite(h).all() else _loop(coefficients, b)
+
+
+def _products_fit(a):
+    """Can no product of entries that follow each other overflow, nor vanish and be large again later?"""
+    size = np.abs(a[1:])
+    if not size.size or size.max() <= 1:
+        return True  # then what vanishes stays small
+    if not np.isfinite(size).all():
+        return False
+    power = np.log2(size, where=size > 0, out=np.zeros_like(size))
+    limits = np.finfo(size.dtype)
+    largest, least = np.maximum(power, 0).sum(0).max(), np.minimum(power, 0).sum(0).min()
+    return largest < limits.maxexp - 1 and least > limits.minexp + 1
 
 
 def _loop(a, h):
@@ -512,42 +549,45 @@ def _loop(a, h):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def rnn_cell(x, h, weight_ih, weight_hh, bias_ih=None, bias_hh=None, *, nonlinearity="tanh"):
+@checked
+def rnn_cell(x, h, weight_ih, weight_hh, bias_ih=None, bias_hh=None, *, nonlinearity: Literal["tanh", "relu"] = "tanh"):
     """One step of :func:`rnn` (:eq:`eq-rnn_cell`): x (N, D), h (N, H) to (N, H). PyTorch: ``torch.nn.RNNCell``.
 
     Raises:
-        ValueError: shapes that do not fit, another nonlinearity than ``"tanh"`` and ``"relu"``.
+        ValueError: shapes that do not fit (names both), another nonlinearity than ``"tanh"`` and ``"relu"``.
     """
-    if nonlinearity not in ("tanh", "relu"):
-        raise ValueError(f"rnn_cell: nonlinearity must be 'tanh' or 'relu', not {nonlinearity!r}")
+    _check_cell("rnn_cell", 1, x, {"h": h}, weight_ih, weight_hh, bias_ih, bias_hh)
     z = linear(x, weight_ih, bias_ih) + linear(h, weight_hh, bias_hh)
     return tanh(z) if nonlinearity == "tanh" else relu(z)
 
 
+@checked
 def lstm_cell(x, h, c, weight_ih, weight_hh, bias_ih=None, bias_hh=None):
     """One step of :func:`lstm` (:eq:`eq-lstm_cell`): x (N, D), h and c (N, H) to the next h and c.
 
     PyTorch: ``torch.nn.LSTMCell``.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit (names both).
     """
-    z = linear(x, weight_ih, bias_ih) + linear(h, weight_hh, bias_hh)
-    i, f, g, o = _gates("lstm_cell", z, c, 4)
+    _check_cell("lstm_cell", 4, x, {"h": h, "c": c}, weight_ih, weight_hh, bias_ih, bias_hh)
+    i, f, g, o = _gates(linear(x, weight_ih, bias_ih) + linear(h, weight_hh, bias_hh), 4)
     c = sigmoid(f) * c + sigmoid(i) * tanh(g)
     return sigmoid(o) * tanh(c), c
 
 
-def gru_cell(x, h, weight_ih, weight_hh, bias_ih=None, bias_hh=None, *, reset_after=True):
+@checked
+def gru_cell(x, h, weight_ih, weight_hh, bias_ih=None, bias_hh=None, *, reset_after: bool = True):
     """One step of :func:`gru` (:eq:`eq-gru_cell`): x (N, D), h (N, H) to (N, H). PyTorch: ``torch.nn.GRUCell``.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit (names both).
     """
+    _check_cell("gru_cell", 3, x, {"h": h}, weight_ih, weight_hh, bias_ih, bias_hh)
     H = h.shape[-1]
-    r, z, n = _gates("gru_cell", linear(x, weight_ih, bias_ih), h, 3)
+    r, z, n = _gates(linear(x, weight_ih, bias_ih), 3)
     if reset_after:
-        hr, hz, hn = _gates("gru_cell", linear(h, weight_hh, bias_hh), h, 3)
+        hr, hz, hn = _gates(linear(h, weight_hh, bias_hh), 3)
         r, z = sigmoid(r + hr), sigmoid(z + hz)
         n = tanh(n + r * hn)
     else:
@@ -558,11 +598,29 @@ def gru_cell(x, h, weight_ih, weight_hh, bias_ih=None, bias_hh=None, *, reset_af
     return (1 - z) * n + z * h
 
 
-def _gates(name, z, h, count):
-    H = h.shape[-1]
-    if z.shape != (*h.shape[:-1], count * H):
-        raise ValueError(f"{name}: {z.shape[-1]} rows of weights do not give {count} gates for a state of {h.shape}")
+def _gates(z, count):
+    H = z.shape[-1] // count
     return [z[..., k : k + H] for k in range(0, count * H, H)]
+
+
+def _check_cell(name, gates, x, states, weight_ih, weight_hh, bias_ih, bias_hh):
+    h = states["h"]
+    if len(x.shape) != 2 or len(h.shape) != 2:
+        raise ValueError(f"{name}: x has shape {x.shape} and h {h.shape}, expected (N, D) and (N, H)")
+    (N, D), H = x.shape, h.shape[1]
+    expected: dict[str, tuple[Any, tuple[int, ...]]] = {
+        **{key: (state, (N, H)) for key, state in states.items()},
+        "weight_ih": (weight_ih, (gates * H, D)),
+        "weight_hh": (weight_hh, (gates * H, H)),
+        "bias_ih": (bias_ih, (gates * H,)),
+        "bias_hh": (bias_hh, (gates * H,)),
+    }
+    for what, (array, shape) in expected.items():
+        if array is not None and array.shape != shape:
+            raise ValueError(
+                f"{name}: {what} has shape {array.shape}, expected {shape} for {gates} gates with x of shape {x.shape} "
+                f"and h of shape {h.shape}"
+            )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -573,6 +631,7 @@ GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 """Rows of the weights for every hidden unit."""
 
 
+@checked
 def recurrent_init(
     rng: Rng,
     cell: str,
@@ -610,8 +669,6 @@ def recurrent_init(
         raise ValueError(f"recurrent_init: sizes must be at least 1, not {input_size}, {hidden_size}, {num_layers}")
     if forget_bias is not None and (cell != "lstm" or not bias):
         raise ValueError("recurrent_init: forget_bias needs an LSTM with biases")
-    if not isinstance(rng, Rng):
-        raise ValueError(f"recurrent_init: rng must be a numpy.random.Generator, not {rng!r}")
     H, rows, most = hidden_size, GATES[cell] * hidden_size, 1 / math.sqrt(hidden_size)
     params = {}
     for layer in range(num_layers):
@@ -627,29 +684,36 @@ def recurrent_init(
     return params
 
 
-def cell_of(params: Tree) -> str:
+@checked
+def cell_of(params: Branch) -> str:
     """``"rnn"``, ``"gru"`` or ``"lstm"``, read off the shape of the weights.
 
     Raises:
         ValueError: the weights are those of no known cell.
     """
-    shape: tuple[int, ...] = np.shape(params.get("weight_hh_l0", 0))
+    return _cell_of(params)
+
+
+def _cell_of(params) -> str:
+    leaf = params.get("weight_hh_l0", 0)
+    shape: tuple[int, ...] = () if isinstance(leaf, dict) else np.shape(leaf)
     for cell, gates in GATES.items():
         if len(shape) == 2 and shape[0] == gates * shape[1]:
             return cell
     raise ValueError(f"these are no parameters of a recurrent network: {sorted(params)}, weight_hh_l0 {shape}")
 
 
+@checked
 def recurrent(
-    params: Tree,
+    params: Branch,
     x,
-    state=None,
-    mask=None,
+    state: Any = None,
+    mask: Given | None = None,
     *,
     batch_first: bool = False,
-    dropout_masks: Sequence[Any] | None = None,
+    dropout_masks: Sequence[Given] | None = None,
     p: float = 0.0,
-    nonlinearity: str = "tanh",
+    nonlinearity: Literal["tanh", "relu"] = "tanh",
     reset_after: bool = True,
 ):
     """The layers of ``torch.nn.RNN``, ``GRU`` or ``LSTM``, whatever ``params`` belong to.
@@ -677,7 +741,7 @@ def recurrent(
     PyTorch: ``torch.nn.RNN``, ``torch.nn.GRU``, ``torch.nn.LSTM``. These also take one sequence (T, D) without an axis
     for the batch, which is refused here, and draw their dropout masks themselves.
     """
-    cell = cell_of(params)
+    cell = _cell_of(params)
     if (nonlinearity != "tanh" and cell != "rnn") or (not reset_after and cell != "gru"):
         raise ValueError(f"recurrent: nonlinearity is for rnn, reset_after for gru; these are parameters of {cell}")
     layers = sum(key.startswith("weight_hh_l") and not key.endswith("_reverse") for key in params)
@@ -688,10 +752,8 @@ def recurrent(
         raise ValueError(f"recurrent: x has shape {x.shape}, expected three axes")
     if batch_first:
         x, mask = x.transpose(1, 0, 2), None if mask is None else np.transpose(mask)
-    states: tuple[Any, ...] = (state,) if cell != "lstm" else (None, None) if state is None else state
     expected = (layers * len(ends), x.shape[1], params["weight_hh_l0"].shape[1])
-    if any(s is not None and s.shape != expected for s in states):
-        raise ValueError(f"recurrent: states of shape {[s.shape for s in states]}, expected {expected}")
+    states = _initial("recurrent", cell, state, expected)
     known: dict[str, tuple[Any, dict[str, Any]]] = {
         "rnn": (rnn, {"nonlinearity": nonlinearity}),
         "gru": (gru, {"reset_after": reset_after}),
@@ -715,6 +777,26 @@ def recurrent(
     return x.transpose(1, 0, 2) if batch_first else x, ended if cell == "lstm" else ended[0]
 
 
+_recurrent = inspect.unwrap(recurrent)  # for callers that have checked their arguments
+
+
+def _initial(name, cell, state, shape) -> tuple[Any, ...]:
+    """The state before the first step, taken apart: one array, or hidden and cell state of an LSTM."""
+    if cell == "lstm" and state is not None and (not isinstance(state, (tuple, list)) or len(state) != 2):
+        raise ValueError(f"{name}: the state of an LSTM is a pair (h, c), not {_described(state)}")
+    if cell != "lstm" or state is None:
+        state = (state,) * (1 + (cell == "lstm"))
+    parts = tuple(s if s is None or type(s) is Traced else as_float(f"{name}: the state", s) for s in state)
+    if any(s is not None and s.shape != shape for s in parts):
+        raise ValueError(f"{name}: states of shape {[_described(s) for s in parts]}, expected {shape}")
+    return parts
+
+
+def _described(x):
+    return getattr(x, "shape", type(x).__name__)
+
+
+@checked
 def recurrent_classifier_init(
     rng: Rng,
     cell: str,
@@ -744,7 +826,8 @@ def recurrent_classifier_init(
     }
 
 
-def recurrent_classifier(params: Tree, x, mask=None):
+@checked
+def recurrent_classifier(params: Branch, x, mask: Given | None = None):
     """Read a whole sequence, then answer once, from the last layer's final hidden states.
 
     Args:
@@ -758,20 +841,20 @@ def recurrent_classifier(params: Tree, x, mask=None):
     Raises:
         ValueError: shapes that do not fit.
     """
-    _, state = recurrent(params["rnn"], x, None, mask)
-    h = state[0] if cell_of(params["rnn"]) == "lstm" else state
+    _, state = _recurrent(params["rnn"], x, None, mask)
+    h = state[0] if _cell_of(params["rnn"]) == "lstm" else state
     ends = 1 + ("weight_hh_l0_reverse" in params["rnn"])
     last = h[h.shape[0] - 1] if ends == 1 else concatenate(h[h.shape[0] - 2], h[h.shape[0] - 1], axis=1)
     return linear(last, params["linear"]["weight"], params["linear"]["bias"])
 
 
-def length_mask(lengths, steps: int | None = None) -> Array:
+@checked
+def length_mask(lengths: Given, steps: int | None = None) -> Array:
     """(T, N) bool: True for the first ``lengths[n]`` steps of sequence n; T is ``steps``, or the largest length.
 
     Raises:
         ValueError: lengths that are not integers, negative or larger than ``steps``.
     """
-    lengths = np.asarray(lengths)
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or lengths.size == 0:
         raise ValueError(f"length_mask: lengths must be (N,) integers, not {lengths.dtype} of shape {lengths.shape}")
     steps = int(lengths.max()) if steps is None else steps
@@ -785,30 +868,26 @@ def length_mask(lengths, steps: int | None = None) -> Array:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def stop_gradient(tree):
-    """The same numbers off the tape: what comes after depends on them as on constants.
-
-    Takes an array, a traced value, ``None``, or dicts, tuples and lists of them. PyTorch: ``detach``.
-    """
-    if isinstance(tree, (tuple, list)):
-        return type(tree)(map(stop_gradient, tree))
-    return tree_map(lambda leaf: leaf.value if type(leaf) is Traced else leaf, tree)
-
-
+@checked
 def value_and_grad_with_state(loss: Callable) -> Callable:
     """As :func:`~nnbook.backprop.value_and_grad` for a ``loss`` that returns ``(scalar, state)``.
 
     Returns:
         ``g(params, *args, **kwargs) -> (value, grads, state)``; the state is off the tape, ready for the next call.
+
+    Raises:
+        ValueError: from ``g``, as :func:`~nnbook.backprop.value_and_grad`, and for a loss that returns something else.
     """
 
     def valued(params, *args, **kwargs):
         states = []
 
         def scalar(params):
-            value, state = loss(params, *args, **kwargs)
-            states.append(stop_gradient(state))
-            return value
+            result = loss(params, *args, **kwargs)
+            if not isinstance(result, (tuple, list)) or len(result) != 2:
+                raise ValueError(f"the loss must return a pair (value, state), not {_described(result)}")
+            states.append(stop_gradient(result[1]))
+            return result[0]
 
         value, grads = value_and_grad(scalar)(params)
         return value, grads, states[0]
@@ -816,19 +895,23 @@ def value_and_grad_with_state(loss: Callable) -> Callable:
     return valued
 
 
-def chunks(length: int, *arrays) -> Iterator[tuple[Any, ...]]:
+@checked
+def chunks(length: int, *arrays: Given) -> Iterator[tuple[Any, ...]]:
     """Cut the axis of time, the first one, of all arrays into pieces of ``length`` steps; the last may be shorter.
 
     Raises:
         ValueError: ``length`` below 1, or arrays that differ in their number of steps.
     """
-    steps = {len(array) for array in arrays}
-    if length < 1 or len(steps) != 1:
+    steps = {len(array) if array.ndim else 0 for array in arrays}
+    if length < 1 or len(steps) != 1 or not all(array.ndim for array in arrays):
         raise ValueError(f"chunks: need a length >= 1 and arrays of the same number of steps, not {length} and {steps}")
     return (tuple(array[t : t + length] for array in arrays) for t in range(0, steps.pop(), length))
 
 
-def truncated_bptt(loss: Callable, params: Tree, inputs, targets, state, *, length: int) -> tuple[Any, Tree, Any]:
+@checked
+def truncated_bptt(
+    loss: Callable, params: Parameters, inputs: Given, targets: Given, state: Any, *, length: int
+) -> tuple[Any, Tree, Any]:
     """Loss and gradient of a long sequence, chunk by chunk (:eq:`eq-truncated_bptt`).
 
     The state runs on from chunk to chunk, the gradient stops at every border: within a chunk it is exact, and what an
@@ -846,7 +929,7 @@ def truncated_bptt(loss: Callable, params: Tree, inputs, targets, state, *, leng
         instead, loop over :func:`chunks` yourself.
 
     Raises:
-        ValueError: as :func:`chunks`.
+        ValueError: as :func:`chunks`; there is no step.
 
     PyTorch: a loop with ``detach`` on the state. Source: :cite:`williams1990`.
     """
@@ -857,12 +940,15 @@ def truncated_bptt(loss: Callable, params: Tree, inputs, targets, state, *, leng
         value, grads, state = g(params, x, y, state)
         share = len(x) / len(inputs)
         total += share * value
-        grads = tree_map(lambda a, share=share: a * a.dtype.type(share), grads)
+        grads = tree_map(lambda a, share=share: share * a.astype(np.result_type(a, SINGLE)), grads)
         gradient = grads if gradient is None else tree_map(lambda a, b: a + b, gradient, grads)
-    return total, gradient, state
+    if gradient is None:
+        raise ValueError(f"truncated_bptt: there is no step in inputs of shape {inputs.shape}")
+    return total, tree_map(lambda leaf, a: a.astype(np.result_type(leaf), copy=False), params, gradient), state
 
 
-def gradients_through_time(params: Tree, x, dh, state=None) -> tuple[Array, Array | None]:
+@checked
+def gradients_through_time(params: Branch, x, dh, state: Any = None) -> tuple[Array, Array | None]:
     """How far a gradient reaches: the cotangents of the states before, between and after the steps of layer 0.
 
     The loss is ``<dh, h_T>``, of the last state alone. Composed of single steps, so slower than the layers.
@@ -880,14 +966,13 @@ def gradients_through_time(params: Tree, x, dh, state=None) -> tuple[Array, Arra
     Raises:
         ValueError: shapes that do not fit.
     """
-    cell = cell_of(params)
+    cell = _cell_of(params)
     weights = [params.get(f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
     if np.ndim(x) != 3 or np.shape(dh) != (x.shape[1], params["weight_hh_l0"].shape[1]):
         raise ValueError(f"gradients_through_time: dh of shape {np.shape(dh)} does not fit x of shape {np.shape(x)}")
     zeros = np.zeros_like(dh)
-    start: tuple[Any, ...] = (zeros, zeros) if cell == "lstm" else (zeros,)
-    if state is not None:
-        start = tuple(state) if cell == "lstm" else (state,)
+    initial = _initial("gradients_through_time", cell, state, dh.shape)
+    start = tuple(zeros if s is None else s.astype(dh.dtype) for s in initial)
 
     def step(x, *state):
         if cell == "lstm":
@@ -899,7 +984,7 @@ def gradients_through_time(params: Tree, x, dh, state=None) -> tuple[Array, Arra
         y, pull = vjp(lambda *state, row=row: step(row, *state), *start)
         pulls.append(pull)
         start = tuple(np.split(y, len(start), axis=1))
-    d = (np.asarray(dh), zeros) if cell == "lstm" else (np.asarray(dh),)
+    d = (dh, zeros) if cell == "lstm" else (dh,)
     found = [d]
     for pull in reversed(pulls):
         d = pull(np.concatenate(d, axis=1))
@@ -913,7 +998,10 @@ def gradients_through_time(params: Tree, x, dh, state=None) -> tuple[Array, Arra
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def sequence_cross_entropy(logits, targets, mask=None, *, reduction="mean"):
+@checked
+def sequence_cross_entropy(
+    logits, targets: Given, mask: Given | None = None, *, reduction: Literal["mean", "sum"] = "mean"
+):
     """Cross-entropy of every real token (:eq:`eq-sequence_cross_entropy`), in nats; padding does not count.
 
     Args:
@@ -930,12 +1018,13 @@ def sequence_cross_entropy(logits, targets, mask=None, *, reduction="mean"):
 
     PyTorch: ``cross_entropy`` with ``ignore_index`` at the padded places.
     """
-    shape, targets = logits.shape, np.asarray(targets)
+    shape = logits.shape
+    if not shape:
+        raise ValueError("sequence_cross_entropy: the logits are a number, expected (..., K)")
     if targets.shape != shape[:-1]:
         raise ValueError(f"sequence_cross_entropy: targets of shape {targets.shape} beside logits of shape {shape}")
     logits, targets = logits.reshape((-1, shape[-1])), targets.reshape(-1)
     if mask is not None:
-        mask = np.asarray(mask)
         if mask.shape != shape[:-1] or mask.dtype != bool:
             raise ValueError(
                 f"sequence_cross_entropy: the mask must be bool of shape {shape[:-1]}, not {mask.dtype} of {mask.shape}"
@@ -946,11 +1035,13 @@ def sequence_cross_entropy(logits, targets, mask=None, *, reduction="mean"):
     return cross_entropy(logits, targets, reduction=reduction)
 
 
+@checked
 def perplexity(nll):
     """``exp(nll)`` of a mean negative log-likelihood in nats (:eq:`eq-perplexity`): K for the uniform guess among K."""
     return np.exp(nll)
 
 
+@checked
 def bits_per_character(nll):
     """A mean negative log-likelihood in nats, in bits (:eq:`eq-bits_per_character`)."""
     return nll / math.log(2)
@@ -961,12 +1052,14 @@ def bits_per_character(nll):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def vocabulary(text: str | Sequence[str]) -> list[str]:
     """The different characters of a string, or the different words of a list, sorted."""
     return sorted(set(text))
 
 
-def encode(text: str | Sequence[str], tokens: Sequence[str]) -> Array:
+@checked
+def encode(text: str | Sequence[str], tokens: str | Sequence[str]) -> Array:
     """(n,) int64: the position of every character (or word) in the vocabulary ``tokens``.
 
     Raises:
@@ -979,25 +1072,35 @@ def encode(text: str | Sequence[str], tokens: Sequence[str]) -> Array:
     return np.array([number[token] for token in text], np.int64)
 
 
-def decode(indices, tokens: Sequence[str]) -> str:
-    """The inverse of :func:`encode`: characters side by side; longer tokens with a space between them."""
+@checked
+def decode(indices: Given, tokens: str | Sequence[str]) -> str:
+    """The inverse of :func:`encode`: characters side by side; longer tokens with a space between them.
+
+    Raises:
+        ValueError: ``indices`` are not (n,) integers, or point beyond the vocabulary.
+    """
     indices = _tokens("decode", indices, len(tokens))
+    if indices.ndim != 1:
+        raise ValueError(f"decode: indices have shape {indices.shape}, expected (n,)")
     return ("" if all(len(token) == 1 for token in tokens) else " ").join(tokens[i] for i in indices.tolist())
 
 
-def streams(tokens, batch_size: int) -> Array:
+@checked
+def streams(tokens: Given, batch_size: int) -> Array:
     """(T, N): a long sequence cut into N contiguous columns, read side by side; what is left over is dropped.
 
     Raises:
         ValueError: fewer tokens than columns, ``batch_size`` below 1.
     """
-    tokens = np.asarray(tokens)
+    if tokens.ndim != 1:
+        raise ValueError(f"streams: tokens have shape {tokens.shape}, expected (n,)")
     if batch_size < 1 or len(tokens) < batch_size:
         raise ValueError(f"streams: {len(tokens)} tokens do not fill {batch_size} columns")
     steps = len(tokens) // batch_size
     return np.ascontiguousarray(tokens[: steps * batch_size].reshape(batch_size, steps).T)
 
 
+@checked
 def char_rnn_init(
     rng: Rng,
     vocab_size: int,
@@ -1038,7 +1141,16 @@ def _embedded_rnn(rng, count, size, hidden_size, cell, num_layers, forget_bias, 
     return {"embedding": {"weight": rng.normal(size=(count, size)).astype(dtype)}, "rnn": rnn_params}
 
 
-def char_rnn(params: Tree, tokens, state=None, mask=None, *, dropout_masks=None, p: float = 0.0):
+@checked
+def char_rnn(
+    params: Branch,
+    tokens: Given,
+    state: Any = None,
+    mask: Given | None = None,
+    *,
+    dropout_masks: Sequence[Given] | None = None,
+    p: float = 0.0,
+):
     """A language model: from the tokens so far to logits of the next one, at every step.
 
     Args:
@@ -1055,39 +1167,56 @@ def char_rnn(params: Tree, tokens, state=None, mask=None, *, dropout_masks=None,
         ValueError: tokens out of range, shapes that do not fit.
     """
     x = embedding(tokens, params["embedding"]["weight"])
-    y, state = recurrent(params["rnn"], x, state, mask, dropout_masks=dropout_masks, p=p)
+    y, state = _recurrent(params["rnn"], x, state, mask, dropout_masks=dropout_masks, p=p)
     return linear(y, params["linear"]["weight"], params["linear"]["bias"]), state
 
 
+_char_rnn = inspect.unwrap(char_rnn)
+
+
+@checked
 def sample(rng: Rng, logits, *, temperature: float = 1.0) -> Array:
     """Draw a token with the probabilities ``softmax(logits / temperature)`` (:eq:`eq-sample`).
 
     Args:
         rng: source of chance.
-        logits: (..., K).
+        logits: (..., K); one of -inf is never drawn.
         temperature: 1 for the model's own probabilities, less for the likelier tokens, 0 for the likeliest alone.
 
     Returns:
         (...) int64.
 
     Raises:
-        ValueError: a negative temperature, no token to choose from.
+        ValueError: a temperature that is negative or infinite, no token to choose from, logits of nan or +inf, or
+            -inf for all tokens.
     """
     logits = np.asarray(logits, np.float64)
-    if not temperature >= 0:
-        raise ValueError(f"sample: temperature must be >= 0, not {temperature}")
+    if not 0 <= temperature < math.inf:
+        raise ValueError(f"sample: temperature must be >= 0 and finite, not {temperature}")
     if logits.ndim == 0 or logits.shape[-1] == 0:
         raise ValueError(f"sample: there is no token in logits of shape {logits.shape}")
+    largest = logits.max(axis=-1, keepdims=True)
+    if not np.isfinite(largest).all():
+        raise ValueError("sample: the largest of the logits must be a finite number, and it is nan, inf or -inf")
     if temperature == 0:
         return np.argmax(logits, axis=-1).astype(np.int64)
-    below = (logits - logits.max(axis=-1, keepdims=True)) / temperature
+    with np.errstate(over="ignore"):  # to -inf, the limit of a low temperature
+        below = (logits - largest) / temperature
     cumulative = np.cumsum(np.exp(below), axis=-1)
     u = rng.random((*logits.shape[:-1], 1)) * cumulative[..., -1:]
     return np.minimum((cumulative <= u).sum(axis=-1), logits.shape[-1] - 1).astype(np.int64)
 
 
+@checked
 def generate(
-    rng: Rng, params: Tree, prompt, length: int, *, temperature: float = 1.0, model: Callable = char_rnn, state=None
+    rng: Rng,
+    params: Branch,
+    prompt: Given,
+    length: int,
+    *,
+    temperature: float = 1.0,
+    model: Callable = char_rnn,
+    state: Any = None,
 ) -> Array:
     """Read the prompt, then draw token after token and feed each back in.
 
@@ -1104,15 +1233,18 @@ def generate(
         (length,) or (length, N) int64, without the prompt.
 
     Raises:
-        ValueError: an empty prompt, a negative length.
+        ValueError: an empty prompt, a negative length; as :func:`sample`.
     """
-    prompt = np.asarray(prompt)
     if prompt.ndim not in (1, 2) or len(prompt) == 0 or length < 0:
         raise ValueError(f"generate: need a prompt (P,) or (P, N) and a length >= 0, not {prompt.shape} and {length}")
     tokens = prompt if prompt.ndim == 2 else prompt[:, None]
     drawn = np.empty((length, tokens.shape[1]), np.int64)
+    step = _char_rnn if model is char_rnn else model  # the parameters are checked once, not for every token
     for k in range(length):
-        logits, state = model(params, tokens, state)
+        result = step(params, tokens, state)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise ValueError(f"generate: the model must return a pair (logits, state), not {_described(result)}")
+        logits, state = result
         drawn[k] = sample(rng, logits[-1], temperature=temperature)
         tokens = drawn[k : k + 1]
     return drawn if prompt.ndim == 2 else drawn[:, 0]
@@ -1123,6 +1255,7 @@ def generate(
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def seq2seq_init(
     rng: Rng,
     source_size: int,
@@ -1159,8 +1292,11 @@ def seq2seq_init(
     }
 
 
-def seq2seq(params: Tree, source, target, source_mask=None):
+@checked
+def seq2seq(params: Branch, source: Given, target: Given, source_mask: Given | None = None):
     """Encoder and decoder joined by one state: all that the decoder knows of the source is the encoder's last state.
+
+    :func:`nnbook.attention.seq2seq_attention` is the same with a look at all states.
 
     Args:
         params: from :func:`seq2seq_init`.
@@ -1182,10 +1318,11 @@ def seq2seq(params: Tree, source, target, source_mask=None):
 
 def _encoded(params, source, source_mask):
     x = embedding(source, params["encoder"]["embedding"]["weight"])
-    return recurrent(params["encoder"]["rnn"], x, None, source_mask)[1]
+    return _recurrent(params["encoder"]["rnn"], x, None, source_mask)[1]
 
 
-def greedy_decode(params: Tree, source, length: int, *, start: int, source_mask=None) -> Array:
+@checked
+def greedy_decode(params: Branch, source: Given, length: int, *, start: int, source_mask: Given | None = None) -> Array:
     """The likeliest token at every step, fed back in; the decoder no longer sees the right answer.
 
     Args:
@@ -1195,6 +1332,9 @@ def greedy_decode(params: Tree, source, length: int, *, start: int, source_mask=
 
     Returns:
         (length, N) int64.
+
+    Raises:
+        ValueError: tokens out of range, shapes that do not fit, a negative length.
     """
     state = _encoded(params, source, source_mask)
     prompt = np.full((1, np.shape(source)[1]), start)
@@ -1207,7 +1347,8 @@ def greedy_decode(params: Tree, source, length: int, *, start: int, source_mask=
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def ngram_fit(tokens, *, order: int, vocab_size: int) -> dict[str, Any]:
+@checked
+def ngram_fit(tokens: Given, *, order: int, vocab_size: int) -> dict[str, Any]:
     """Count all n-grams up to ``order`` tokens: the model that has no parameters to train.
 
     Args:
@@ -1221,7 +1362,7 @@ def ngram_fit(tokens, *, order: int, vocab_size: int) -> dict[str, Any]:
     Raises:
         ValueError: ``order`` below 1 or so large that an n-gram does not fit into 63 bits; tokens out of range.
     """
-    tokens = _tokens("ngram_fit", tokens, vocab_size).astype(np.int64)
+    tokens = _text_of("ngram_fit", tokens, vocab_size)
     if order < 1 or order * math.log2(max(vocab_size, 2)) > 62:
         raise ValueError(f"ngram_fit: order {order} with {vocab_size} tokens is below 1 or does not fit into 63 bits")
     grams, contexts = [], []
@@ -1250,7 +1391,8 @@ def _count(table, codes):
     return np.where(known[place] == codes, counts[place], 0)
 
 
-def ngram_probabilities(model: dict[str, Any], context, *, concentration: float = 1.0) -> Array:
+@checked
+def ngram_probabilities(model: dict[str, Any], context: Given, *, concentration: float = 1.0) -> Array:
     """Probabilities of the next token by interpolated counts (:eq:`eq-ngram_probabilities`).
 
     ``p_n(c | u) = (count(u c) + m p_{n-1}(c | u')) / (count(u) + m)``, where ``u'`` is the context u without its oldest
@@ -1265,12 +1407,12 @@ def ngram_probabilities(model: dict[str, Any], context, *, concentration: float 
         (K,) float64 that add up to 1.
 
     Raises:
-        ValueError: tokens out of range, a concentration that is not positive.
+        ValueError: tokens out of range, a concentration that is not positive and finite.
 
     Source: :cite:`mackay1995`.
     """
-    K = model["vocab_size"]
-    context = _tokens("ngram_probabilities", np.asarray(context, np.int64), K)
+    K = _vocab_size("ngram_probabilities", model)
+    context = _text_of("ngram_probabilities", context, K)
     _concentration(concentration)
     p = np.full(K, 1 / K)
     for n in range(1, min(model["order"], len(context) + 1) + 1):
@@ -1281,11 +1423,25 @@ def ngram_probabilities(model: dict[str, Any], context, *, concentration: float 
 
 
 def _concentration(concentration):
-    if not concentration > 0:
-        raise ValueError(f"the concentration must be positive, not {concentration}")
+    if not 0 < concentration < math.inf:
+        raise ValueError(f"the concentration must be positive, not {concentration}, and finite")
 
 
-def ngram_nll(model: dict[str, Any], tokens, *, concentration: float = 1.0) -> float:
+def _vocab_size(name, model):
+    if missing := {"order", "vocab_size", "grams", "contexts"} - model.keys():
+        raise ValueError(f"{name}: the model is not from ngram_fit, it has no {', '.join(sorted(missing))}")
+    return model["vocab_size"]
+
+
+def _text_of(name, tokens, count):
+    tokens = _tokens(name, tokens, count)
+    if tokens.ndim != 1:
+        raise ValueError(f"{name}: tokens have shape {tokens.shape}, expected (n,)")
+    return tokens.astype(np.int64)
+
+
+@checked
+def ngram_nll(model: dict[str, Any], tokens: Given, *, concentration: float = 1.0) -> float:
     """Mean negative log-likelihood of a text under :func:`ngram_probabilities`, in nats a token (:eq:`eq-ngram_nll`).
 
     Args:
@@ -1294,15 +1450,15 @@ def ngram_nll(model: dict[str, Any], tokens, *, concentration: float = 1.0) -> f
         concentration: of :func:`ngram_probabilities`.
 
     Raises:
-        ValueError: no token, tokens out of range, a concentration that is not positive.
+        ValueError: no token, tokens out of range, a concentration that is not positive and finite.
     """
     return _ngram_nlls(model, tokens, concentration)[-1]
 
 
 def _ngram_nlls(model, tokens, concentration):
     """The same for every order from 1 on."""
-    K = model["vocab_size"]
-    tokens = _tokens("ngram_nll", tokens, K).astype(np.int64)
+    K = _vocab_size("ngram_nll", model)
+    tokens = _text_of("ngram_nll", tokens, K)
     _concentration(concentration)
     if not len(tokens):
         raise ValueError("ngram_nll: there is no token")
@@ -1316,9 +1472,10 @@ def _ngram_nlls(model, tokens, concentration):
     return found
 
 
+@checked
 def ngram_search(
-    tokens,
-    validation,
+    tokens: Given,
+    validation: Given,
     *,
     vocab_size: int,
     orders: Sequence[int] | None = None,
@@ -1340,6 +1497,10 @@ def ngram_search(
     """
     if orders is None:
         orders = range(1, min(9, int(62 / math.log2(max(vocab_size, 2)))) + 1)
+    if not orders or not concentrations:
+        raise ValueError(f"ngram_search: nothing to try in orders {orders} and concentrations {concentrations}")
+    if min(orders) < 1:
+        raise ValueError(f"ngram_search: orders must be at least 1, not {min(orders)}")
     model = ngram_fit(tokens, order=max(orders), vocab_size=vocab_size)
     columns = [_ngram_nlls(model, validation, m) for m in concentrations]
     table = np.array([[column[order - 1] for column in columns] for order in orders])
@@ -1352,7 +1513,8 @@ def ngram_search(
     }
 
 
-def windows(series, order: int) -> tuple[Array, Array]:
+@checked
+def windows(series: Given, order: int) -> tuple[Array, Array]:
     """Every value of a series beside the ``order`` values before it.
 
     Returns:
@@ -1361,12 +1523,12 @@ def windows(series, order: int) -> tuple[Array, Array]:
     Raises:
         ValueError: ``order`` below 1, or a series that is not longer than that.
     """
-    series = np.asarray(series)
     if series.ndim != 1 or not 1 <= order < len(series):
         raise ValueError(f"windows: a series of shape {series.shape} has no {order} values before a value")
     return np.lib.stride_tricks.sliding_window_view(series, order)[:-1].copy(), series[order:].copy()
 
 
+@checked
 def ar_fit(series, *, order: int) -> dict[str, Any]:
     """The linear baseline: least squares for ``s_t = b + sum_k w_k s_{t-p+k}`` (:eq:`eq-ar_fit`), k = 0 to p - 1.
 
@@ -1379,32 +1541,58 @@ def ar_fit(series, *, order: int) -> dict[str, Any]:
         there are several.
 
     Raises:
-        ValueError: as :func:`windows`.
+        ValueError: as :func:`windows`; a value is not finite.
     """
-    X, y = windows(np.asarray(series, np.float64), order)
+    X, y = windows(_finite("ar_fit: the series", series), order)
     solution = np.linalg.lstsq(np.column_stack([X, np.ones(len(X))]), y, rcond=None)[0]
     return {"weight": solution[:-1], "bias": solution[-1]}
 
 
-def ar_predict(params: dict[str, Any], series) -> Array:
-    """One step ahead: (n - p,) predictions of ``series[p:]``, each from the p true values before it."""
-    X, _ = windows(np.asarray(series, np.float64), len(params["weight"]))
-    return X @ params["weight"] + params["bias"]
+@checked
+def ar_predict(params: Branch, series) -> Array:
+    """One step ahead: (n - p,) predictions of ``series[p:]``, each from the p true values before it.
+
+    Raises:
+        ValueError: as :func:`windows`; a value is not finite; parameters of other shapes than :func:`ar_fit` gives.
+    """
+    weight, bias = _ar_params("ar_predict", params)
+    X, _ = windows(_finite("ar_predict: the series", series), len(weight))
+    return X @ weight + bias
 
 
-def ar_forecast(params: dict[str, Any], history, steps: int) -> Array:
+@checked
+def ar_forecast(params: Branch, history, steps: int) -> Array:
     """(steps,): predictions fed back in, from the last p values of ``history`` on.
 
     Raises:
-        ValueError: a history shorter than p.
+        ValueError: a history shorter than p, a value that is not finite, a negative number of steps; parameters of
+            other shapes than :func:`ar_fit` gives.
     """
-    p = len(params["weight"])
+    weight, bias = _ar_params("ar_forecast", params)
+    p = len(weight)
     if np.ndim(history) != 1 or len(history) < p:
         raise ValueError(f"ar_forecast: history of shape {np.shape(history)} is shorter than the order {p}")
-    values = [float(v) for v in history[-p:]]
+    if steps < 0:
+        raise ValueError(f"ar_forecast: steps must be at least 0, not {steps}")
+    values = [float(v) for v in _finite("ar_forecast: the history", history)[-p:]]
     for _ in range(steps):
-        values.append(float(np.dot(params["weight"], values[-p:]) + params["bias"]))
+        values.append(float(np.dot(weight, values[-p:]) + bias))
     return np.array(values[p:])
+
+
+def _ar_params(name, params):
+    weight, bias = params["weight"], params["bias"]
+    if np.ndim(weight) != 1 or not np.size(weight) or np.ndim(bias) != 0:
+        raise ValueError(f"{name}: weight {np.shape(weight)} and bias {np.shape(bias)}, expected (p,) and a number")
+    return weight, bias
+
+
+def _finite(where, x):
+    """``x`` in double precision."""
+    x = np.asarray(x, np.result_type(x, np.float64))
+    if not np.isfinite(x).all():
+        raise ValueError(f"{where} must be finite, and holds nan or inf {np.size(x) - np.isfinite(x).sum()} times")
+    return x
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1412,24 +1600,29 @@ def ar_forecast(params: dict[str, Any], history, steps: int) -> Array:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def skip_gram_pairs(tokens, *, window: int) -> tuple[Array, Array]:
+@checked
+def skip_gram_pairs(tokens: Given, *, window: int) -> tuple[Array, Array]:
     """All pairs of a token and one of its neighbours, at most ``window`` places away.
 
     Returns:
         Centers and contexts, int64 of the same length.
 
     Raises:
-        ValueError: ``window`` below 1.
+        ValueError: ``window`` below 1; tokens that are not (n,) integers.
     """
     if window < 1:
         raise ValueError(f"skip_gram_pairs: window must be at least 1, not {window}")
-    tokens = np.asarray(tokens, np.int64)
-    left = [tokens[:-d] for d in range(1, window + 1)]
-    right = [tokens[d:] for d in range(1, window + 1)]
+    tokens = _integers("skip_gram_pairs", "tokens have", tokens).astype(np.int64)
+    if tokens.ndim != 1:
+        raise ValueError(f"skip_gram_pairs: tokens have shape {tokens.shape}, expected (n,)")
+    distances = range(1, max(min(window, len(tokens) - 1), 1) + 1)
+    left = [tokens[:-d] for d in distances]
+    right = [tokens[d:] for d in distances]
     return np.concatenate(left + right), np.concatenate(right + left)
 
 
-def negative_samples(rng: Rng, counts, shape, *, power: float = 0.75) -> Array:
+@checked
+def negative_samples(rng: Rng, counts, shape: int | tuple[int, ...], *, power: float = 0.75) -> Array:
     """Tokens drawn with probabilities in proportion to ``counts ** power``.
 
     Args:
@@ -1439,24 +1632,37 @@ def negative_samples(rng: Rng, counts, shape, *, power: float = 0.75) -> Array:
         power: 1 for the tokens' frequencies, 0 for equal chances.
 
     Raises:
-        ValueError: counts that are negative or all zero.
+        ValueError: counts that are negative, not finite or all zero, or whose power is.
     """
-    counts = np.asarray(counts, np.float64)
+    counts = _finite("negative_samples: the counts", counts)
     if counts.ndim != 1 or not counts.size or counts.min() < 0 or counts.max() == 0:
         raise ValueError("negative_samples: counts must be (K,), not negative and not all zero")
-    weights = np.where(counts > 0, counts**power, 0.0)
-    return rng.choice(len(counts), size=shape, p=weights / weights.sum())
+    weights = np.zeros_like(counts)
+    with np.errstate(over="ignore"):
+        weights[counts > 0] = counts[counts > 0] ** power
+        total = weights.sum()
+    if not 0 < total < math.inf:
+        raise ValueError(f"negative_samples: counts to the power {power} add up to {total}")
+    return rng.choice(len(counts), size=shape, p=weights / total)
 
 
+@checked
 def skip_gram_init(rng: Rng, vocab_size: int, size: int, *, dtype=np.float32) -> Tree:
-    """``{"input": {"weight"}, "output": {"weight"}}``, both (K, D): uniform up to ``1 / (2 D)``, and zeros."""
+    """``{"input": {"weight"}, "output": {"weight"}}``, both (K, D): uniform up to ``1 / (2 D)``, and zeros.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+    if min(vocab_size, size) < 1:
+        raise ValueError(f"skip_gram_init: sizes must be at least 1, not {vocab_size} and {size}")
     return {
         "input": {"weight": rng.uniform(-0.5 / size, 0.5 / size, (vocab_size, size)).astype(dtype)},
         "output": {"weight": np.zeros((vocab_size, size), dtype)},
     }
 
 
-def skip_gram_loss(params: Tree, centers, contexts, negatives):
+@checked
+def skip_gram_loss(params: Branch, centers: Given, contexts: Given, negatives: Given):
     """Tell the true neighbour from drawn ones (:eq:`eq-skip_gram_loss`), in nats a pair.
 
     ``-log sigmoid(u_o . v_c) - sum_k log sigmoid(-u_k . v_c)``, mean over the pairs, where v are the vectors of
@@ -1474,18 +1680,20 @@ def skip_gram_loss(params: Tree, centers, contexts, negatives):
     """
     if (
         np.ndim(centers) != 1
+        or np.ndim(negatives) != 2
         or np.shape(contexts) != np.shape(centers)
         or np.shape(negatives)[:-1] != np.shape(centers)
     ):
         raise ValueError(
             f"skip_gram_loss: shapes {np.shape(centers)}, {np.shape(contexts)} and {np.shape(negatives)} do not fit"
         )
-    v = embedding(np.asarray(centers), params["input"]["weight"])
-    positive = (embedding(np.asarray(contexts), params["output"]["weight"]) * v).sum(axis=1)
-    negative = (embedding(np.asarray(negatives), params["output"]["weight"]) * v[:, None]).sum(axis=2)
+    v = embedding(centers, params["input"]["weight"])
+    positive = (embedding(contexts, params["output"]["weight"]) * v).sum(axis=1)
+    negative = (embedding(negatives, params["output"]["weight"]) * v[:, None]).sum(axis=2)
     return softplus(-positive).mean() + softplus(negative).sum(axis=1).mean()
 
 
+@checked
 def most_similar(vectors, index: int, *, count: int = 5) -> tuple[Array, Array]:
     """The rows of ``vectors`` (K, D) nearest to row ``index`` by the cosine of the angle, itself left out.
 
@@ -1493,11 +1701,15 @@ def most_similar(vectors, index: int, *, count: int = 5) -> tuple[Array, Array]:
         ``count`` row numbers, the nearest first, and their cosines.
 
     Raises:
-        ValueError: no such row, or fewer other rows than ``count``.
+        ValueError: no such row, or fewer other rows than ``count``; an entry that is not finite.
     """
-    vectors = np.asarray(vectors, np.float64)
+    vectors = _finite("most_similar: the vectors", vectors)
+    if vectors.ndim != 2 or not vectors.shape[1]:
+        raise ValueError(f"most_similar: vectors of shape {vectors.shape}, expected (K, D)")
     if not 0 <= index < len(vectors) or not 1 <= count < len(vectors):
         raise ValueError(f"most_similar: row {index} and {count} neighbours among {len(vectors)} rows")
+    _, exponents = np.frexp(np.abs(vectors).max(axis=1, keepdims=True))
+    vectors = np.ldexp(vectors, -exponents)  # the same angles, and squares that neither overflow nor vanish
     norms = np.linalg.norm(vectors, axis=1)
     cosines = vectors @ vectors[index] / np.maximum(norms * norms[index], np.finfo(float).tiny)
     cosines[index] = -np.inf
@@ -1510,24 +1722,27 @@ def most_similar(vectors, index: int, *, count: int = 5) -> tuple[Array, Array]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def spectral_radius(matrix) -> float:
     """The largest absolute value of an eigenvalue (:eq:`eq-spectral_radius`).
 
     Raises:
-        ValueError: the matrix is not square.
+        ValueError: the matrix is not square, has no entry, or one that is not finite.
     """
-    if np.ndim(matrix) != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise ValueError(f"spectral_radius: a matrix of shape {np.shape(matrix)} is not square")
-    return float(np.abs(np.linalg.eigvals(np.asarray(matrix, np.float64))).max())
+    if np.ndim(matrix) != 2 or matrix.shape[0] != matrix.shape[1] or not matrix.size:
+        raise ValueError(f"spectral_radius: a matrix of shape {np.shape(matrix)} is not square, or empty")
+    return float(np.abs(np.linalg.eigvals(_finite("spectral_radius: the matrix", matrix))).max())
 
 
+@checked
 def with_spectral_radius(matrix, radius: float) -> Array:
     """The matrix times the factor that gives it this spectral radius.
 
     Raises:
-        ValueError: a negative radius, or a matrix whose eigenvalues are all 0.
+        ValueError: as :func:`spectral_radius`; a radius that is negative or infinite, a matrix whose eigenvalues are
+            all 0, or a factor between the two that no number can hold.
     """
     now = spectral_radius(matrix)
-    if not radius >= 0 or now == 0:
+    if not 0 <= radius < math.inf or now == 0 or radius / now == math.inf:
         raise ValueError(f"with_spectral_radius: cannot go from the radius {now} to {radius}")
     return (matrix * (radius / now)).astype(matrix.dtype)

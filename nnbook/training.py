@@ -16,10 +16,16 @@ PyTorch ``state_dict``. torch is imported only by the functions that need it: :f
 from __future__ import annotations
 
 import functools
+import glob
+import hashlib
+import inspect
 import json
 import math
 import os
 import secrets
+import sys
+import time
+import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +33,8 @@ from typing import Any
 
 import numpy as np
 
-from nnbook._arrays import Array, Tree
-from nnbook.backprop import flatten, tree_map, unflatten, value_and_grad
+from nnbook._arrays import Array, Given, Parameters, Tree, checked, numeric
+from nnbook.backprop import check_parameters, flatten, like, stop_gradient, tree_map, unflatten, value_and_grad
 from nnbook.optimizers import adam, adam_init, sgd, sgd_init
 
 History = dict[str, list[float]]
@@ -42,13 +48,15 @@ class Result:
     just before its batch was used), ``lr`` (of the epoch's last step) and, with a validation set, ``validation_loss``
     and ``validation_metric`` (after the epoch). ``best_epoch`` counts from 0 and is the one whose parameters were kept
     by early stopping, otherwise the last (-1 if there was none). ``state`` is what the loss carried along, as it was
-    after that epoch; ``None`` for a loss that carries nothing.
+    after that epoch; ``None`` for a loss that carries nothing. ``interrupted``: somebody pressed Ctrl-C; then
+    ``history`` ends with the last whole epoch, and without ``patience`` the parameters are those of the last step.
     """
 
     params: Tree
     history: History
     best_epoch: int
     state: Tree = None
+    interrupted: bool = False
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -56,8 +64,9 @@ class Result:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@checked
 def fit(
-    params: Tree,
+    params: Parameters,
     loss: Callable[..., Any],
     data: tuple[Any, Any],
     *,
@@ -71,16 +80,19 @@ def fit(
     metric: Callable[..., Any] | None = None,
     patience: int | None = None,
     state: Tree = None,
+    sample_weight: Given | None = None,
+    drop_last: bool = False,
     checkpoint: str | os.PathLike | None = None,
     progress: bool | None = None,
     **hyperparameters: Any,
 ) -> Result:
     """Minimize ``loss(params, x, y)`` over mini-batches.
 
-    Every epoch goes through all examples once, in an order drawn from ``rng``; the last batch may be smaller.
+    Every epoch goes through all examples once, in an order drawn from ``rng``; the last batch may be smaller. Ctrl-C
+    ends the training, and what there is comes back.
 
     Args:
-        params: a nested dict of arrays (or one array); not modified.
+        params: a nested dict of arrays of floats (or one array); not modified.
         loss: returns a scalar, the mean over the examples of a batch. If it draws random numbers, let it draw them from
             the same ``rng``: its state is part of a checkpoint.
         data: ``(x, y)``, arrays with one row per example.
@@ -97,7 +109,10 @@ def fit(
             the lowest one. Without it the last parameters are returned.
         state: arrays, or a nested dict of them, that the loss carries from batch to batch, such as running statistics.
             With it the loss is ``loss(params, state, x, y) -> (value, state)``, and ``validation_loss`` and ``metric``
-            take ``(params, state, x, y)``.
+            take ``(params, state, x, y)``. What comes back is taken off the tape.
+        sample_weight: (N,), how much each example counts in ``train_loss``, the mean over an epoch. Give it where the
+            loss of a batch is no plain mean over examples: for one over tokens it is their number in each example.
+        drop_last: leave out the last batch of an epoch if it is smaller. A batch of one example, say, has no variance.
         checkpoint: a file written after every epoch. If it exists, training goes on from it, and the result is the one
             that an uninterrupted run would have had, bit for bit.
         progress: show a progress bar; by default only on a terminal, so that stored notebooks contain none.
@@ -105,26 +120,34 @@ def fit(
 
     Raises:
         ValueError: an argument outside its range, ``x`` and ``y`` of different lengths, no data, a validation set and a
-            state but no ``validation_loss``, or a checkpoint that is damaged or belongs to another run.
+            state but no ``validation_loss``, a parameter that is no float, a loss that returns nothing or does not
+            depend on the parameters, or a checkpoint that is damaged or belongs to another run: other data, another
+            loss, schedule or optimizer. ``rng`` is then as it was.
         FloatingPointError: the loss is NaN or infinite; names the step (from 0) and the epoch (from 0).
     """
     x, y = _examples(data, "training")
-    _check(epochs, batch_size, rng, validation, validation_loss, metric, patience, state)
+    check_parameters(params)
+    _check(epochs, batch_size, rng, validation, validation_loss, metric, patience, state, optimizer, lr)
     if validation is not None:
         validation = _examples(validation, "validation")
+    weights = _weights(sample_weight, len(x))
     init, step_function = optimizer
-    steps_per_epoch = math.ceil(len(x) / batch_size)
+    steps_per_epoch = len(x) // batch_size if drop_last else math.ceil(len(x) / batch_size)
+    if steps_per_epoch == 0:
+        raise ValueError(f"drop_last leaves no batch: {len(x)} examples are fewer than batch_size {batch_size}")
     run = _Run(params, init(params), state, {"train_loss": [], "lr": []}, params, state)
     identity = {
         "optimizer": _name(step_function),
         "hyperparameters": {key: repr(value) for key, value in sorted(hyperparameters.items())},
+        "loss": _code(loss),
         "lr": "a function" if callable(lr) else repr(float(lr)),
         "batch_size": batch_size,
+        "drop_last": drop_last,
         "examples": len(x),
-        "shapes of the data": [list(x.shape), list(y.shape)],
-        "validation": None if validation is None else [list(array.shape) for array in validation],
-        "validation_loss": None if validation_loss is None else _name(validation_loss),
-        "metric": None if metric is None else _name(metric),
+        "data": _digest(x, y, weights),
+        "validation": None if validation is None else _digest(*validation),
+        "validation_loss": None if validation_loss is None else _code(validation_loss),
+        "metric": None if metric is None else _code(metric),
         "patience": patience,
         "state": None if state is None else sorted(_named({"state": state})),
     }
@@ -133,34 +156,42 @@ def fit(
         if not Path(checkpoint).parent.is_dir():
             raise ValueError(f"checkpoint {checkpoint}: there is no directory {Path(checkpoint).parent}")
     if checkpoint is not None and Path(checkpoint).exists():
-        run = _resume(checkpoint, params, identity, rng)
-        if len(run.history["lr"]) > epochs:
-            raise ValueError(f"{checkpoint} is at epoch {len(run.history['lr'])}, beyond the {epochs} asked for")
+        run, random_state = _resume(checkpoint, params, state, identity, rng)
+        _check_resumed(checkpoint, run, epochs, steps_per_epoch, lr)
+        rng.bit_generator.state = random_state  # last of all: a run that is refused leaves it alone
     gradient = value_and_grad(functools.partial(_finite, loss if state is None else run.keep_state(loss)))
 
-    with _progress_bar(progress, steps_per_epoch, epochs, len(run.history["lr"])) as bar:
-        for epoch in range(len(run.history["lr"]), epochs):
-            if patience is not None and epoch - 1 - run.best_epoch >= patience:
-                break
-            order = rng.permutation(len(x))
-            total = 0.0
-            for i in range(steps_per_epoch):
-                step = epoch * steps_per_epoch + i
-                rate = float(lr(step) if callable(lr) else lr)
-                rows = order[i * batch_size : (i + 1) * batch_size]
-                value, grads = gradient(run.params, x[rows], y[rows], place=(step, epoch, rate))
-                run.params, run.state = step_function(run.params, grads, run.state, lr=rate, **hyperparameters)
-                total += float(value) * len(rows)
-                bar.update()
-            run.history["train_loss"].append(total / len(x))
-            run.history["lr"].append(rate)
-            bar.set_postfix(loss=f"{total / len(x):.4f}", refresh=False)
-            _validate(run, epoch, validation_loss or loss, validation, metric)
-            if patience is None or run.history["validation_loss"][-1] < run.lowest:
-                run.best_params, run.best_carried, run.best_epoch = run.params, run.carried, epoch
-                run.lowest = run.history["validation_loss"][-1] if validation is not None else math.inf
-            if checkpoint is not None:
-                _save_run(checkpoint, run, identity, rng)
+    done = len(run.history["lr"])
+    try:
+        with _progress_bar(progress, steps_per_epoch, epochs, done) as bar:
+            for epoch in range(done, epochs):
+                if patience is not None and epoch - 1 - run.best_epoch >= patience:
+                    break
+                order = rng.permutation(len(x))
+                total = seen = 0.0
+                for i in range(steps_per_epoch):
+                    step = epoch * steps_per_epoch + i
+                    rate = _rate(lr, step)
+                    rows = order[i * batch_size : (i + 1) * batch_size]
+                    value, grads = gradient(run.params, x[rows], y[rows], place=(step, epoch, rate))
+                    run.params, run.state = step_function(run.params, grads, run.state, lr=rate, **hyperparameters)
+                    total += float(value) * weights[rows].sum()
+                    seen += weights[rows].sum()
+                    bar.update()
+                mean = float(total / (seen or 1))
+                bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+                run.end_epoch(epoch, mean, rate, *_validate(run, epoch, validation_loss or loss, validation, metric))
+                if patience is None or run.history["validation_loss"][-1] < run.lowest:
+                    run.best_params, run.best_carried, run.best_epoch = run.params, run.carried, epoch
+                    run.lowest = run.history["validation_loss"][-1] if validation is not None else math.inf
+                if checkpoint is not None:
+                    _save_run(checkpoint, run, identity, rng)
+    except KeyboardInterrupt:
+        done = len(run.history["lr"])
+        print(f"Stopped by Ctrl-C after {done} of {epochs} epochs; fit returns what there is.", file=sys.stderr)
+        if patience is None:
+            run.best_params, run.best_carried = run.params, run.carried
+        return Result(run.best_params, run.history, run.best_epoch, run.best_carried, interrupted=True)
     return Result(run.best_params, run.history, run.best_epoch, run.best_carried)
 
 
@@ -181,10 +212,20 @@ class _Run:
         """The loss as a function of ``(params, x, y)``; the state that it returns is handed to the next call."""
 
         def kept(params, x, y):
-            value, self.carried = loss(params, self.carried, x, y)
+            found = loss(params, self.carried, x, y)
+            if not isinstance(found, tuple) or len(found) != 2:
+                raise ValueError(f"with a state the loss returns (value, state), not {type(found).__name__}")
+            value, carried = found
+            self.carried = stop_gradient(carried)
             return value
 
         return kept
+
+    def end_epoch(self, epoch, train_loss, rate, *measured):
+        """Write an epoch into the history, all of it or, if somebody interrupts, nothing."""
+        names = ("train_loss", "lr", "validation_loss", "validation_metric")
+        entries = zip(names, (train_loss, rate, *measured), strict=False)
+        self.history = {**self.history, **{name: [*self.history.get(name, []), value] for name, value in entries}}
 
     def with_state(self, function):
         """A validation loss or a metric as a function of ``(params, x, y)``."""
@@ -195,7 +236,9 @@ class _Run:
 
 def _finite(loss, params, x, y, *, place):
     value = loss(params, x, y)
-    plain = getattr(value, "value", value)
+    if value is None:
+        raise ValueError(f"the loss {_name(loss)} returned None; does it end without a return?")
+    plain = numeric(f"what the loss {_name(loss)} returned", stop_gradient(value))
     if not np.all(np.isfinite(plain)):
         step, epoch, rate = place
         raise FloatingPointError(
@@ -207,17 +250,17 @@ def _finite(loss, params, x, y, *, place):
 
 def _validate(run, epoch, loss, validation, metric):
     if validation is None:
-        return
+        return ()
     value = evaluate(run.params, run.with_state(loss), validation)
     if not math.isfinite(value):
         raise FloatingPointError(f"the validation loss is {value} after epoch {epoch} (counted from 0)")
-    run.history.setdefault("validation_loss", []).append(value)
-    if metric is not None:
-        run.history.setdefault("validation_metric", []).append(evaluate(run.params, run.with_state(metric), validation))
+    return (value,) if metric is None else (value, evaluate(run.params, run.with_state(metric), validation))
 
 
 def _examples(data, name):
-    x, y = (np.asarray(array) for array in data)
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise ValueError(f"{name} data must be a pair of arrays (x, y), not {type(data).__name__}")
+    x, y = (numeric(f"{name} data: {which}", array) for which, array in zip("xy", data, strict=True))
     if x.ndim == 0 or y.ndim == 0 or len(x) != len(y):
         raise ValueError(f"{name} data: x has shape {x.shape} and y {y.shape}; they need the same number of rows")
     if len(x) == 0:
@@ -225,16 +268,36 @@ def _examples(data, name):
     return x, y
 
 
-def _check(epochs, batch_size, rng, validation, validation_loss, metric, patience, state):
-    for name, number in (("batch_size", batch_size), ("epochs", epochs)):
-        if not isinstance(number, (int, np.integer)):
-            raise ValueError(f"{name} must be an integer, not {number!r}")
+def _weights(sample_weight, count):
+    weights = np.ones(count) if sample_weight is None else numeric("sample_weight", sample_weight).astype(np.float64)
+    if weights.shape != (count,) or not (np.isfinite(weights) & (weights >= 0)).all() or not weights.sum() > 0:
+        raise ValueError(
+            f"sample_weight must be {count} finite numbers >= 0, one for each example and not all 0; its shape is "
+            f"{weights.shape}"
+        )
+    return weights
+
+
+def _rate(lr, step):
+    rate = lr(step) if callable(lr) else lr
+    try:
+        rate = float(rate)
+    except (TypeError, ValueError):
+        raise ValueError(f"the learning rate of step {step} is no number: {type(rate).__name__}") from None
+    if not math.isfinite(rate):
+        raise ValueError(f"the learning rate of step {step} is {rate}")
+    return rate
+
+
+def _check(epochs, batch_size, rng, validation, validation_loss, metric, patience, state, optimizer, lr):
+    if not all(map(callable, optimizer)):
+        raise ValueError("optimizer must be a pair of functions (init, step), such as (adam_init, adam)")
+    if not callable(lr):
+        _rate(lr, 0)
     if batch_size < 1:
         raise ValueError(f"batch_size must be >= 1, not {batch_size}")
     if epochs < 0:
         raise ValueError(f"epochs must be >= 0, not {epochs}")
-    if not isinstance(rng, np.random.Generator):
-        raise ValueError(f"rng must be a numpy.random.Generator, not {type(rng).__name__}")
     if patience is not None and patience < 1:
         raise ValueError(f"patience must be >= 1, not {patience}")
     if validation is None and not (validation_loss is None and metric is None and patience is None):
@@ -249,6 +312,56 @@ def _name(function):
     return getattr(function, "__name__", type(function).__name__)
 
 
+def _code(function) -> str:
+    """A function's name and what it does: its instructions, constants and what it closes over, as a short number."""
+    digest = hashlib.sha256()
+
+    def add(value, depth=0):
+        if isinstance(value, types.CodeType):
+            digest.update(value.co_code)
+            for constant in (*value.co_consts[bool(value.co_consts and isinstance(value.co_consts[0], str)) :],):
+                add(constant, depth)
+            digest.update(repr(value.co_names).encode())
+        elif isinstance(value, functools.partial):
+            add((value.func, *value.args, *sorted(value.keywords.items())), depth + 1)
+        elif isinstance(value, types.FunctionType) and depth < 5:
+            value = inspect.unwrap(value)  # a wrapper by functools.wraps does not make it another function
+            cells = [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
+            add((value.__code__, *(value.__defaults__ or ()), *cells), depth + 1)
+        elif isinstance(value, (tuple, list)):
+            for item in value:
+                add(item, depth)
+        elif isinstance(value, (bool, int, float, str, bytes, type(None))):
+            digest.update(repr(value).encode())
+        else:
+            digest.update(_name(value).encode())
+
+    add(function)
+    return f"{_name(function)} ({digest.hexdigest()[:12]})"
+
+
+def _digest(*arrays) -> str:
+    """Shapes, dtypes and a short number for the content."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    shapes = ", ".join(f"{array.shape} {array.dtype}" for array in arrays)
+    return f"{shapes} ({digest.hexdigest()[:12]})"
+
+
+def _check_resumed(path, run, epochs, steps_per_epoch, lr):
+    done = run.history["lr"]
+    if len(done) > epochs:
+        raise ValueError(f"{path} is at epoch {len(done)}, beyond the {epochs} asked for")
+    for epoch, rate in enumerate(done):
+        now = _rate(lr, (epoch + 1) * steps_per_epoch - 1)
+        if now != rate:
+            raise ValueError(
+                f"{path} belongs to another run: epoch {epoch} ended with the learning rate {rate}, and the schedule "
+                f"here gives {now}"
+            )
+
+
 def _progress_bar(progress, steps_per_epoch, epochs, done):
     from tqdm import tqdm  # here, because it would be a third of this module's import time
 
@@ -256,7 +369,15 @@ def _progress_bar(progress, steps_per_epoch, epochs, done):
     return tqdm(total=epochs * steps_per_epoch, initial=done * steps_per_epoch, disable=disable, unit="step")
 
 
-def evaluate(params: Tree, function: Callable[..., Any], data: tuple[Any, Any], *, batch_size: int = 1024) -> float:
+@checked
+def evaluate(
+    params: Parameters,
+    function: Callable[..., Any],
+    data: tuple[Any, Any],
+    *,
+    batch_size: int = 1024,
+    sample_weight: Given | None = None,
+) -> float:
     """Mean of ``function(params, x, y)`` over all examples, computed in batches so that memory stays bounded.
 
     Args:
@@ -264,32 +385,45 @@ def evaluate(params: Tree, function: Callable[..., Any], data: tuple[Any, Any], 
         function: a loss or a metric that is a mean over the examples it gets (an F1 score is not: use :func:`predict`).
         data: ``(x, y)``, arrays with one row per example.
         batch_size: examples at a time, >= 1.
+        sample_weight: (N,), how much each example counts; for a mean over tokens, the number of tokens in it.
 
     Raises:
-        ValueError: no data, different lengths, or a batch size below 1.
+        ValueError: no data, different lengths, a batch size below 1, weights that do not fit, or a function that
+            returns no number.
     """
     x, y = _examples(data, "evaluation")
+    weights = _weights(sample_weight, len(x))
     total = 0.0
     for rows in _slices(len(x), batch_size):
-        total += float(function(params, x[rows], y[rows])) * len(x[rows])
-    return total / len(x)
+        total += _number(function, params, x[rows], y[rows]) * weights[rows].sum()
+    return float(total / weights.sum())
 
 
-def predict(params: Tree, model: Callable[..., Any], x, *, batch_size: int = 1024) -> Array:
+def _number(function, *args) -> float:
+    value = numeric(f"what {_name(function)} returned", function(*args))
+    if value.size != 1:
+        raise ValueError(f"{_name(function)} must return one number, not an array of shape {value.shape}")
+    return float(value.item())
+
+
+@checked
+def predict(params: Parameters, model: Callable[..., Any], x: Given, *, batch_size: int = 1024) -> Array:
     """``model(params, x)``, computed in batches of rows and joined.
 
     Raises:
         ValueError: ``x`` has no rows, or the batch size is below 1.
     """
-    x = np.asarray(x)
+    x = numeric("predict: x", x)
     if x.ndim == 0 or len(x) == 0:
         raise ValueError(f"there are no examples, x has shape {x.shape}")
-    return np.concatenate([model(params, x[rows]) for rows in _slices(len(x), batch_size)])
+    return np.concatenate(
+        [numeric("what the model returned", model(params, x[rows])) for rows in _slices(len(x), batch_size)]
+    )
 
 
 def _slices(n, batch_size):
     if batch_size < 1:
-        raise ValueError(f"batch_size must be >= 1, not {batch_size}")
+        raise ValueError(f"batch_size must be >= 1, not {batch_size!r}")
     return [slice(start, start + batch_size) for start in range(0, n, batch_size)]
 
 
@@ -301,27 +435,43 @@ PREFIX = "training/"
 """Begins the names of a checkpoint's tensors that are no parameters. No ``state_dict`` key contains a slash."""
 
 
-def save(path: str | os.PathLike, params: Tree) -> None:
+@checked
+def save(path: str | os.PathLike, params: Parameters) -> None:
     """Write parameters as safetensors with the keys of a ``state_dict``.
 
     PyTorch reads it by ``twin.load_state_dict(safetensors.torch.load_file(path))``. The file is written under another
-    name and then renamed: whatever happens, ``path`` holds either the old content or the new one.
+    name and then renamed: whatever happens, ``path`` holds either the old content or the new one. A checksum goes into
+    it, and a note of branches without leaves, which have no key.
 
     Raises:
         ValueError: ``params`` is not a dict of arrays, or a name begins with ``"training/"``, which checkpoints use.
     """
-    _write(path, _named(params), {})
+    _write(path, _named(params), {"branches": _bare_branches(params)})
 
 
+@checked
 def load(path: str | os.PathLike) -> Tree:
     """Read the parameters from a file written by :func:`save`, by :func:`fit` as a checkpoint, or by PyTorch.
 
     Raises:
-        ValueError: the file is damaged or no safetensors file.
+        ValueError: the file is damaged, as its checksum tells if it has one, or no safetensors file.
         FileNotFoundError: there is no such file.
     """
-    tensors, _ = _read(path)
-    return unflatten({key: array for key, array in tensors.items() if not key.startswith(PREFIX)})
+    tensors, rest = _read(path)
+    params = unflatten({key: array for key, array in tensors.items() if not key.startswith(PREFIX)})
+    for branch in rest.get("branches", []):
+        *path_to, last = branch.split(".")
+        functools.reduce(lambda tree, key: tree.setdefault(key, {}), path_to, params)[last] = {}
+    return params
+
+
+def _bare_branches(tree, path="") -> list[str]:
+    """The dotted names of the branches without leaves."""
+    if not isinstance(tree, dict):
+        return []
+    if not tree and path:
+        return [path]
+    return [name for key, branch in tree.items() for name in _bare_branches(branch, f"{path}.{key}" if path else key)]
 
 
 def _named(params):
@@ -336,11 +486,20 @@ def _named(params):
     return named
 
 
-def _write(path, tensors, metadata):
+STALE = 3600.0
+"""Seconds after which a file under a temporary name belongs to nobody: its writer was killed."""
+
+
+def _write(path, tensors, rest):
     from safetensors.numpy import save as serialize
 
     path = Path(path)
-    content = serialize({key: np.asarray(array, order="C") for key, array in tensors.items()}, metadata)
+    arrays = {key: np.asarray(array, order="C") for key, array in tensors.items()}
+    text = json.dumps(rest, default=_array_to_json)
+    content = serialize(arrays, {"nnbook": text, "sha256": _checksum(arrays, text)})
+    for left_over in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if time.time() - left_over.stat().st_mtime > STALE:
+            left_over.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")  # a name that nobody else's file has
     try:
         with temporary.open("xb") as file:
@@ -352,18 +511,33 @@ def _write(path, tensors, metadata):
         temporary.unlink(missing_ok=True)
 
 
+def _checksum(arrays, text: str) -> str:
+    """Of everything in a file: names, dtypes, shapes, numbers and the text beside them."""
+    digest = hashlib.sha256(text.encode())
+    for key, array in sorted(arrays.items()):
+        digest.update(f"{key} {array.dtype} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
 def _read(path):
+    """The arrays of a file and, if nnbook wrote it, what stands beside them."""
     from safetensors import SafetensorError, safe_open
 
     if Path(path).is_dir():
         raise ValueError(f"{path} is a directory, not a file")
     try:
         with safe_open(path, framework="numpy") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged or no safetensors file ({error}); delete it to start afresh") from None
     except TypeError as error:  # bfloat16 and the 8-bit floats
         raise ValueError(f"{path} holds a dtype that NumPy lacks ({error}); convert it to float32 first") from None
+    if not {"nnbook", "sha256"} & metadata.keys():  # PyTorch wrote it, say
+        return arrays, {}
+    if metadata.get("sha256") != _checksum(arrays, metadata.get("nnbook", "")):
+        raise ValueError(f"{path} is damaged: its content does not have the checksum that stands in it")
+    return arrays, json.loads(metadata["nnbook"], object_hook=_array_from_json)
 
 
 def _save_run(path, run, identity, rng):
@@ -375,6 +549,7 @@ def _save_run(path, run, identity, rng):
         tensors |= {f"{PREFIX}state/{key}": array for key, array in _named(carried).items()}
     tensors |= {f"{PREFIX}optimizer/{key}": leaf for key, leaf in state.items() if isinstance(leaf, Array)}
     rest = {
+        "branches": _bare_branches(run.params),
         "identity": identity,
         "history": run.history,
         "best_epoch": run.best_epoch,
@@ -382,14 +557,13 @@ def _save_run(path, run, identity, rng):
         "optimizer": {key: leaf for key, leaf in state.items() if not isinstance(leaf, Array)},
         "rng": rng.bit_generator.state,
     }
-    _write(path, tensors, {"nnbook": json.dumps(rest, default=_array_to_json)})
+    _write(path, tensors, rest)
 
 
-def _resume(path, params, identity, rng):
-    tensors, metadata = _read(path)
-    if "nnbook" not in metadata:
+def _resume(path, params, carried, identity, rng):
+    tensors, rest = _read(path)
+    if "identity" not in rest:
         raise ValueError(f"{path} holds parameters but no training state: load() it, or choose another checkpoint")
-    rest = json.loads(metadata["nnbook"], object_hook=_array_from_json)
     identity = {**identity, "random generator": rng.bit_generator.state["bit_generator"]}
     found = {**rest["identity"], "random generator": rest["rng"]["bit_generator"]}
     for key, value in identity.items():
@@ -403,21 +577,34 @@ def _resume(path, params, identity, rng):
     kinds = {key: (np.shape(leaf), np.asarray(leaf).dtype) for key, leaf in _named(params).items()}
     if {key: (array.shape, array.dtype) for key, array in own.items()} != kinds:
         raise ValueError(f"{path} belongs to another run: the parameters' names, shapes or dtypes differ")
-    rng.bit_generator.state = rest["rng"]
-    state = unflatten({**part(f"{PREFIX}optimizer/"), **rest["optimizer"]})
-    best = unflatten(part(f"{PREFIX}best/"))
-    own = {key: own[key] for key in kinds}  # in the order of the caller
-    carried = unflatten(part(f"{PREFIX}state/")) or {"now": None, "best": None}
-    return _Run(
-        unflatten(own),
-        state,
+    state = {**part(f"{PREFIX}optimizer/"), **rest["optimizer"]}
+    carried = {
+        when: carried if carried is None else like(carried, part(f"{PREFIX}state/{when}.")) for when in ("now", "best")
+    }
+    run = _Run(
+        like(params, own),
+        _optimizer_state(state, params),
         carried["now"],
         rest["history"],
-        best,
+        like(params, part(f"{PREFIX}best/")),
         carried["best"],
         rest["best_epoch"],
         rest["lowest"],
     )
+    return run, rest["rng"]
+
+
+def _optimizer_state(flat, params):
+    """The state of an optimizer from its flat form: each of its entries has the branches of ``params``."""
+    entries: dict[str, dict[str, Any]] = {}
+    for key, leaf in flat.items():
+        name, _, inner = key.partition(".")
+        entries.setdefault(name, {})[inner] = leaf
+    names = flatten(params).keys()
+    return {
+        name: leaves[""] if "" in leaves else like(params, leaves) if leaves.keys() == names else unflatten(leaves)
+        for name, leaves in entries.items()
+    }
 
 
 def _array_to_json(array):
@@ -433,20 +620,36 @@ def _array_from_json(item):
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def to_torch(params: Tree, *, device: Any = "cpu") -> dict[str, Any]:
+@checked
+def to_torch(params: Parameters, *, device: Any = "cpu") -> dict[str, Any]:
     """A ``state_dict``: the parameters copied into tensors on ``device`` under their dotted names."""
     import torch
 
+    device = _device(device)
     return {key: torch.tensor(np.asarray(leaf), device=device) for key, leaf in _named(params).items()}
 
 
+def _device(device):
+    import torch
+
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, TypeError, AssertionError) as problem:
+        raise ValueError(f"PyTorch cannot use the device {device!r}: {str(problem).splitlines()[0]}") from None
+
+
+@checked
 def from_torch(state_dict: dict[str, Any]) -> Tree:
     """The inverse of :func:`to_torch`: tensors, on whatever device, copied into a nested dict of arrays."""
+    for key, tensor in state_dict.items():
+        if not hasattr(tensor, "detach"):
+            raise ValueError(f"from_torch: {key!r} must be a tensor, not {type(tensor).__name__}")
     return unflatten({key: tensor.detach().cpu().numpy().copy() for key, tensor in state_dict.items()})
 
 
+@checked
 def lockstep(
-    params: Tree,
+    params: Parameters,
     loss: Callable[..., Any],
     twin: Any,
     torch_loss: Callable[..., Any],
@@ -482,8 +685,12 @@ def lockstep(
     """
     import torch
 
+    if not all(map(callable, optimizer)):
+        raise ValueError("optimizer must be a pair of functions (init, step), such as (sgd_init, sgd)")
+    if not (hasattr(twin, "load_state_dict") and hasattr(twin, "parameters")):
+        raise ValueError(f"the twin must be a torch.nn.Module, not {type(twin).__name__}")
     init, step_function = optimizer
-    dtypes = {leaf.dtype for leaf in _named(params).values()}
+    dtypes = {np.asarray(leaf).dtype for leaf in _named(params).values()}
     if len(dtypes) != 1:
         raise ValueError(f"lockstep needs parameters of one dtype, not {sorted(map(str, dtypes))}")
     dtype = dtypes.pop()
@@ -498,6 +705,8 @@ def lockstep(
     if make is None:
         raise ValueError(f"torch.optim has no {_name(step_function)!r} that is known here: pass torch_optimizer")
     twin_optimizer = make(twin.parameters(), lr=0.0, **hyperparameters)
+    if not hasattr(twin_optimizer, "param_groups"):
+        raise ValueError(f"torch_optimizer made a {type(twin_optimizer).__name__}, no optimizer of torch.optim")
     state = init(params)
     gradient = value_and_grad(loss)
     differences = []
@@ -508,21 +717,25 @@ def lockstep(
 
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 keeps 10 bits; off for matmul by default
         for i, batch in enumerate(batches):
-            x, y = (like_params(array) for array in batch)
-            rate = float(lr(i) if callable(lr) else lr)
+            x, y = (like_params(array) for array in _examples(batch, "lockstep"))
+            rate = _rate(lr, i)
             _, grads = gradient(params, x, y)
             params, state = step_function(params, grads, state, lr=rate, **hyperparameters)
 
             for group in twin_optimizer.param_groups:
                 group["lr"] = rate
             twin_optimizer.zero_grad()
-            torch_loss(twin, torch.tensor(x, device=device), torch.tensor(y, device=device)).backward()
+            value = torch_loss(twin, torch.tensor(x, device=device), torch.tensor(y, device=device))
+            if not hasattr(value, "backward"):
+                raise ValueError(f"torch_loss must return a tensor, not {type(value).__name__}")
+            value.backward()
             twin_optimizer.step()
             differences.append(relative_difference(params, from_torch(twin.state_dict())))
     return np.array(differences)
 
 
-def relative_difference(params: Tree, others: Tree) -> float:
+@checked
+def relative_difference(params: Parameters, others: Parameters) -> float:
     """The largest ``max|a - b| / max|b|`` over the leaves ``a`` of ``params`` and ``b`` of ``others``.
 
     Raises:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
+
+from nnbook._arrays import Size, checked
 
 # Chapter 6: convolutional networks
 
 
-def small_cnn(*, channels: int = 32, hidden: int = 64, classes: int = 10) -> Any:
+@checked
+def small_cnn(*, channels: Size = 32, hidden: Size = 64, classes: Size = 10) -> Any:
     """The twin of :func:`nnbook.cnn.small_cnn`, a ``torch.nn.Sequential``."""
     from torch import nn
 
@@ -23,7 +26,8 @@ def small_cnn(*, channels: int = 32, hidden: int = 64, classes: int = 10) -> Any
     )
 
 
-def lenet5(*, classes: int = 10) -> Any:
+@checked
+def lenet5(*, classes: Size = 10) -> Any:
     """The twin of :func:`nnbook.cnn.lenet5`, a ``torch.nn.Sequential``."""
     from torch import nn
 
@@ -51,15 +55,16 @@ def _sequential(**layers) -> Any:
     return nn.Sequential(OrderedDict(layers))
 
 
+@checked
 def inception(
-    in_channels: int,
+    in_channels: Size,
     *,
-    out1: int = 16,
-    reduce3: int = 16,
-    out3: int = 24,
-    reduce5: int = 4,
-    out5: int = 8,
-    out_pool: int = 8,
+    out1: Size = 16,
+    reduce3: Size = 16,
+    out3: Size = 24,
+    reduce5: Size = 4,
+    out5: Size = 8,
+    out_pool: Size = 8,
 ) -> Any:
     """The twin of :func:`nnbook.cnn.inception`."""
     import torch
@@ -85,8 +90,17 @@ def inception(
     return Inception()
 
 
-def resnet(*, widths: Sequence[int] = (16, 32, 64), blocks: int = 1, in_channels: int = 1, classes: int = 10) -> Any:
+@checked
+def resnet(
+    *,
+    widths: Sequence[Size] = (16, 32, 64),
+    blocks: Size = 1,
+    in_channels: Size = 1,
+    classes: Size = 10,
+) -> Any:
     """The twin of :func:`nnbook.cnn.resnet`; its ``state_dict`` also has the running statistics."""
+    if not widths:
+        raise ValueError("resnet: widths must have one entry or more")
     import torch
     from torch import nn
 
@@ -131,8 +145,14 @@ def resnet(*, widths: Sequence[int] = (16, 32, 64), blocks: int = 1, in_channels
 # Chapter 7: recurrent networks
 
 
+@checked
 def char_rnn(
-    vocab_size: int, hidden_size: int, *, cell: str = "lstm", embedding_size: int | None = None, num_layers: int = 1
+    vocab_size: Size,
+    hidden_size: Size,
+    *,
+    cell: Literal["rnn", "gru", "lstm"] = "lstm",
+    embedding_size: Size | None = None,
+    num_layers: Size = 1,
 ):
     """The twin of :func:`nnbook.rnn.char_rnn`: called on tokens (T, N) and a state, returns logits and the state."""
     import torch
@@ -152,14 +172,15 @@ def char_rnn(
     return CharRNN()
 
 
+@checked
 def seq2seq(
-    source_size: int,
-    target_size: int,
-    hidden_size: int,
+    source_size: Size,
+    target_size: Size,
+    hidden_size: Size,
     *,
-    cell: str = "gru",
-    embedding_size: int | None = None,
-    num_layers: int = 1,
+    cell: Literal["rnn", "gru", "lstm"] = "gru",
+    embedding_size: Size | None = None,
+    num_layers: Size = 1,
 ):
     """The twin of :func:`nnbook.rnn.seq2seq`: called on source (S, N) and target (T, N), returns logits."""
     import torch
@@ -191,13 +212,72 @@ def seq2seq(
     return Seq2Seq()
 
 
+@checked
+def seq2seq_attention(source_size: Size, target_size: Size, hidden_size: Size, *, embedding_size: Size | None = None):
+    """The twin of :func:`nnbook.attention.seq2seq_attention`: called on source (S, N), target (T, N) and a mask.
+
+    Returns logits (T, N, K) and weights (N, T, S); ``mask`` (S, N) is true for real tokens.
+    """
+    import torch
+
+    size = embedding_size or hidden_size
+
+    class Attention(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query = torch.nn.Linear(hidden_size, hidden_size, bias=False)
+            self.key = torch.nn.Linear(hidden_size, hidden_size, bias=False)
+            self.score = torch.nn.Linear(hidden_size, 1, bias=False)
+
+        def forward(self, h, memory, mask):
+            """The weights (N, S) of one state h (N, H)."""
+            scores = self.score(torch.tanh(self.query(h)[:, None] + self.key(memory)))[..., 0]
+            return torch.softmax(scores if mask is None else scores.masked_fill(~mask.T, -torch.inf), -1)
+
+    class Attentive(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = torch.nn.ModuleDict(
+                {"embedding": torch.nn.Embedding(source_size, size), "rnn": torch.nn.GRU(size, hidden_size)}
+            )
+            self.attention = Attention()
+            self.decoder = torch.nn.ModuleDict(
+                {
+                    "embedding": torch.nn.Embedding(target_size, size),
+                    "rnn": torch.nn.GRU(size + hidden_size, hidden_size),
+                    "linear": torch.nn.Linear(hidden_size, target_size),
+                }
+            )
+
+        def forward(self, source, target, mask=None):
+            x = self.encoder["embedding"](source)
+            if mask is None:
+                memory, state = self.encoder["rnn"](x)
+            else:
+                packed = torch.nn.utils.rnn.pack_padded_sequence(x, mask.sum(0), enforce_sorted=False)
+                packed, state = self.encoder["rnn"](packed)
+                memory, _ = torch.nn.utils.rnn.pad_packed_sequence(packed, total_length=len(source))
+            memory, logits, looks = memory.transpose(0, 1), [], []
+            for token in target:
+                weights = self.attention(state[0], memory, mask)
+                context = torch.einsum("ns,nsh->nh", weights, memory)
+                x = torch.cat([self.decoder["embedding"](token), context], 1)
+                h, state = self.decoder["rnn"](x[None], state)
+                logits.append(self.decoder["linear"](h[0]))
+                looks.append(weights)
+            return torch.stack(logits), torch.stack(looks, 1)
+
+    return Attentive()
+
+
+@checked
 def recurrent_classifier(
-    cell: str,
-    input_size: int,
-    hidden_size: int,
-    outputs: int,
+    cell: Literal["rnn", "gru", "lstm"],
+    input_size: Size,
+    hidden_size: Size,
+    outputs: Size,
     *,
-    num_layers: int = 1,
+    num_layers: Size = 1,
     bidirectional: bool = False,
 ):
     """The twin of :func:`nnbook.rnn.recurrent_classifier`: called on x (T, N, D), returns (N, outputs)."""
@@ -223,13 +303,16 @@ def recurrent_classifier(
 # Chapter 8: attention
 
 
-def gpt(*, vocab_size: int, context: int, n_layer: int, n_head: int, n_embd: int, tie_weights: bool = True) -> Any:
+@checked
+def gpt(*, vocab_size: Size, context: Size, n_layer: Size, n_head: Size, n_embd: Size, tie_weights: bool = True) -> Any:
     """A ``torch.nn.Module`` that computes :func:`nnbook.attention.gpt`: tokens (B, T) to logits (B, T, V).
 
     Built of ``torch.nn.Linear``, ``LayerNorm``, ``Embedding`` and
     ``torch.nn.functional.scaled_dot_product_attention``; the arguments are those of
     :func:`nnbook.attention.gpt_init`.
     """
+    if n_embd % n_head:
+        raise ValueError(f"gpt: n_embd {n_embd} cannot be divided among {n_head} heads")
     import torch
     from torch import nn
 
@@ -285,15 +368,16 @@ def gpt(*, vocab_size: int, context: int, n_layer: int, n_head: int, n_embd: int
     return GPT()
 
 
+@checked
 def translator(
     *,
-    source_size: int,
-    target_size: int,
-    nhead: int,
-    d_model: int = 64,
-    num_encoder_layers: int = 1,
-    num_decoder_layers: int = 1,
-    dim_feedforward: int | None = None,
+    source_size: Size,
+    target_size: Size,
+    nhead: Size,
+    d_model: Size = 64,
+    num_encoder_layers: Size = 1,
+    num_decoder_layers: Size = 1,
+    dim_feedforward: Size | None = None,
     padding: int | None = None,
 ) -> Any:
     """A ``torch.nn.Module`` that computes :func:`nnbook.attention.translator`: source and target to logits.
@@ -301,6 +385,8 @@ def translator(
     Built of ``torch.nn.TransformerEncoder`` and ``TransformerDecoder``; the arguments are those of
     :func:`nnbook.attention.translator_init` and :func:`nnbook.attention.translator`.
     """
+    if d_model % nhead:
+        raise ValueError(f"translator: d_model {d_model} cannot be divided among {nhead} heads")
     import torch
     from torch import nn
 

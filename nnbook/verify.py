@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
+import dis
 import functools
 import html
 import importlib
@@ -60,14 +62,16 @@ _WITHOUT_PRIMITIVES = {"data", "explore", "plots", "references", "training", "ve
 
 
 def error(a, b) -> float:
-    """``max|a - b| / max|b|``, infinite if the shapes, infinities or NaNs differ.
+    """``max|a - b| / max|b|``, infinite if the shapes, infinities or NaNs differ, or if these are no real numbers.
 
     Element-wise relative error is the wrong measure: a correct gradient may differ by 1e-2 in a far tail of size 1e-20.
     If ``b`` is zero everywhere the absolute difference counts.
     """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.shape != b.shape:
+    a, b = np.asarray(a), np.asarray(b)
+    # NumPy would drop an imaginary part, read a text as a number and take None for a nan.
+    if a.shape != b.shape or not {a.dtype.kind, b.dtype.kind} <= set("biuf"):
         return np.inf
+    a, b = a.astype(np.float64), b.astype(np.float64)
     finite = np.isfinite(b)
     if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(a[finite]).all():
         return np.inf
@@ -802,49 +806,57 @@ def check(candidate: Callable, name: str | Reference, vjp: Callable | None = Non
     """Compare your own function with the reference of that name, in float64 on every case that it can take.
 
     Args:
-        candidate: a function of arrays that returns an array; if it returns ``...`` it counts as not attempted. If it
-            is a primitive with a VJP, its gradients are compared too.
+        candidate: a function of arrays that returns an array of real numbers (a list or a PyTorch tensor will do) and
+            leaves its arguments as they are. ``...``, as an answer, as its first entry or as the whole body, counts as
+            not attempted. If it is a primitive with a VJP, its gradients are compared too.
         name: an entry of ``REFERENCES``, for example ``"softplus"``; or a :class:`~nnbook.references.Reference`.
         vjp: your derivative, ``vjp(dy, *arrays, **static)``, returning one cotangent per array (or the only one).
 
     Returns:
-        A result that prints one line: what agrees, or the first case that does not with both shapes and values.
+        A result that prints one line: what agrees, or the first case that does not with both shapes and values. What
+        goes wrong in your function, ``sys.exit`` included, is told there and not raised; Ctrl-C stops the check.
 
     Raises:
-        ValueError: there is no function of that name to compare with.
+        ValueError: there is no function of that name to compare with, or what is to be checked is no function.
     """
     title = name if isinstance(name, str) else getattr(candidate, "__name__", "function")
+    if not isinstance(name, (str, Reference)):
+        raise ValueError(f"name must be one of REFERENCES or a Reference, not {type(name).__name__}")
     if isinstance(name, str) and name not in REFERENCES:
         raise ValueError(f"{name!r} is not among the functions that can be checked: {', '.join(REFERENCES)}")
+    for what, f in (("candidate", candidate), ("VJP", ... if vjp is None else vjp)):
+        if not (callable(f) or f is ...):
+            raise ValueError(f"the {what} must be a function, not {type(f).__name__}")
+    if candidate is ...:
+        return Check(None, f"{title}: not attempted")
     reference = REFERENCES[name] if isinstance(name, str) else name
     passed, gradients = 0, 0
     for case in reference.cases:
         if not _accepts(candidate, case):
             continue
         s = sample(reference, case, "float64", seed)
+        where = f"{title}: case {case.name!r}"
         try:
-            value = candidate(*s.copy(), **s.static)
-        except Exception as problem:
-            return Check(False, f"{title}: case {case.name!r} raised {type(problem).__name__}: {problem}")
-        if value is ...:
+            value = _answer(_watched(candidate), candidate, s, f"{where}: your function", f"{where} raised")
+            if message := _difference(where, value, s.theirs[0]):
+                return Check(False, message)
+        except _Unfinished:
             return Check(None, f"{title}: not attempted")
-        message = _difference(f"{title}: case {case.name!r}", value, s.theirs[0], s)
-        if message:
-            return Check(False, message)
+        except _Wrong as problem:
+            return Check(False, str(problem))
         passed += 1
         try:
-            found = _candidate_gradients(candidate, vjp, s)
-        except Exception as problem:
-            return Check(False, f"{title}: case {case.name!r}, the VJP raised {type(problem).__name__}: {problem}")
+            found = _candidate_gradients(candidate, vjp, s, where)
+        except _Unfinished:
+            return Check(None, f"{title}: the value agrees with PyTorch; the VJP is not attempted")
+        except _Wrong as problem:
+            return Check(False, str(problem))
         if found is None:
             continue
-        if found is ... or any(g is ... for g in found):
-            return Check(None, f"{title}: the value agrees with PyTorch; the VJP is not attempted")
         if len(found) != len(s.args):
             return Check(False, f"{title}: the VJP returned {len(found)} cotangents for {len(s.args)} arguments")
         for i, theirs in zip(s.places, s.theirs[1:], strict=True):
-            message = _difference(f"{title}: case {case.name!r}, gradient of argument {i}", found[i], theirs, s)
-            if message:
+            if message := _difference(f"{where}, gradient of argument {i}", found[i], theirs):
                 return Check(False, message)
         gradients += 1
     if not passed:
@@ -852,6 +864,14 @@ def check(candidate: Callable, name: str | Reference, vjp: Callable | None = Non
     what = "value and gradients agree" if gradients else "the values agree"
     skipped = "" if passed == len(reference.cases) else f" ({len(reference.cases) - passed} need arguments it lacks)"
     return Check(True, f"{title}: {what} with PyTorch in {passed} cases{skipped}")
+
+
+class _Unfinished(Exception):
+    """``...`` stands where something has still to be written."""
+
+
+class _Wrong(Exception):
+    """What is wrong with a candidate, in words."""
 
 
 def _accepts(candidate, case) -> bool:
@@ -866,31 +886,186 @@ def _accepts(candidate, case) -> bool:
     return True
 
 
-def _candidate_gradients(candidate, derivative, s: Sample):
-    if derivative is not None:
-        found = derivative(s.dy, *s.copy(), **s.static)
-        return found if isinstance(found, (tuple, list)) or found is ... else (found,)
-    if isinstance(candidate, Primitive) and candidate.vjp is not None:
-        grads = iter(run(candidate, s.copy(), s.static, s.places, s.dy)[1:])
-        return [next(grads) if i in s.places else None for i in range(len(s.args))]
-    return None
+def _answer(f: Callable, candidate: Callable, s: Sample, who: str, raised: str, dy: tuple[Array, ...] = ()) -> Any:
+    """What ``f`` makes of copies of the arguments; raises if it fails, overwrites one, or has still to be written.
 
-
-def _difference(where: str, ours, theirs, s: Sample) -> str:
+    ``candidate`` is what the reader has written, from which the arguments have their names.
+    """
+    args, static = copy.deepcopy((*dy, *s.args)), copy.deepcopy(s.static)
+    instead = "work on a copy, or return a new array"
     try:
-        if ours is None:
-            raise TypeError("NumPy would take None for a nan")
-        ours = np.asarray(ours, np.float64)
+        answer = f(*args, **static)
+        if _is_unfinished(candidate, answer):
+            raise _Unfinished
+        changed = [
+            _name_of_argument(candidate, i, len(dy)) for i, a in enumerate((*dy, *s.args)) if _differ(a, args[i])
+        ]
+        changed += [key for key, a in s.static.items() if _differ(a, static[key])]
+        if changed:
+            raise _Wrong(f"{who} overwrites its argument {changed[0]}; {instead}")
+        return answer
+    except (_Unfinished, _Wrong):
+        raise
+    except (Exception, SystemExit) as problem:
+        told = _told(problem)
+        if isinstance(problem, (TypeError, AttributeError)) and re.search("'ellipsis'|of type ellipsis", told):
+            raise _Unfinished from None
+        if isinstance(problem, ValueError) and "read-only" in told:  # as the arrays on a tape are
+            raise _Wrong(f"{who} overwrites an argument; {instead} ({told})") from problem
+        raise _Wrong(f"{raised} {told}") from problem
+
+
+def _differ(before, after) -> bool:
+    """Whether an array is no longer what it was; compared by bits, because nan is not equal to itself."""
+    if not isinstance(before, Array):
+        return False
+    return (before.shape, before.dtype) != (after.shape, after.dtype) or before.tobytes() != after.tobytes()
+
+
+def _name_of_argument(f: Callable, position: int, ahead: int) -> str:
+    """The argument's name where the reader has given it one, else its number, not counting ``dy`` before it."""
+    own = f.vjp if ahead and isinstance(f, Primitive) and f.vjp is not None else f
+    try:
+        parameters = list(inspect.signature(own).parameters.values())
     except (TypeError, ValueError):
-        return f"{where}: expected an array of shape {theirs.shape}, got {type(ours).__name__}"
+        parameters = []
+    if own is not f and position >= ahead:
+        position += 1  # between dy and the arguments stands what was saved
+    if position < len(parameters) and parameters[position].kind is not inspect.Parameter.VAR_POSITIONAL:
+        return parameters[position].name
+    return str(position - ahead) if position >= ahead else "dy"
+
+
+def _told(problem: BaseException) -> str:
+    try:
+        return f"{type(problem).__name__}: {problem}"
+    except Exception:
+        return type(problem).__name__
+
+
+def _is_unfinished(f: Callable, answer) -> bool:
+    """``...`` returned, alone or with others, or nothing returned by a function whose body does nothing."""
+    if isinstance(answer, (tuple, list)):
+        return any(part is ... for part in answer)
+    return answer is ... or (answer is None and _does_nothing(f))
+
+
+def _does_nothing(f: Callable) -> bool:
+    """Whether the body of a ``def`` is ``...``, ``pass`` or a docstring, which all compile to the same."""
+    code = getattr(f, "__code__", None)
+    idle = {"RESUME", "NOP", "CACHE", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}
+    if code is None or code.co_name == "<lambda>":
+        return False
+    return all(step.opname in idle for step in dis.get_instructions(code))
+
+
+def _watched(candidate: Callable) -> Callable:
+    """The candidate; of a primitive, a copy whose two functions say when they are unfinished or return too little."""
+    if not isinstance(candidate, Primitive):
+        return candidate
+
+    def forward(*args, **static):
+        found = candidate.forward(*args, **static)
+        if _is_unfinished(candidate.forward, found[0] if isinstance(found, tuple) and found else found):
+            raise _Unfinished
+        if not (isinstance(found, tuple) and len(found) == 2):
+            got = f"a tuple of {len(found)}" if isinstance(found, tuple) else type(found).__name__
+            raise ValueError(
+                f"the function returned {got}; a primitive returns two things, its value and what its derivative needs"
+            )
+        return found
+
+    def backward(*args, **static):
+        assert candidate.vjp is not None
+        found = candidate.vjp(*args, **static)
+        if _is_unfinished(candidate.vjp, found):
+            raise _Unfinished
+        return tuple(_watched_later(dx) if callable(dx) else dx for dx in found)
+
+    watched = copy.copy(candidate)
+    watched.forward, watched.vjp = forward, backward if candidate.vjp is not None else None
+    return watched
+
+
+def _watched_later(cotangent: Callable) -> Callable:
+    def later():
+        dx = cotangent()
+        if _is_unfinished(cotangent, dx):
+            raise _Unfinished
+        return dx
+
+    return later
+
+
+def _candidate_gradients(candidate, derivative, s: Sample, where: str):
+    """A cotangent for each argument by the reader's VJP; None if there is none."""
+    who, raised = f"{where}: the VJP", f"{where}, the VJP raised"
+    if derivative is ...:
+        raise _Unfinished
+    if derivative is not None:
+        found = _answer(derivative, derivative, s, who, raised, (s.dy,))
+        return found if isinstance(found, (tuple, list)) else (found,)
+    if not isinstance(candidate, Primitive) or candidate.vjp is None:
+        return None
+
+    def gradients(dy, *args, **static):
+        return run(_watched(candidate), args, static, s.places, dy)[1:]
+
+    grads = iter(_answer(gradients, candidate, s, who, raised, (s.dy,)))
+    return [next(grads) if i in s.places else None for i in range(len(s.args))]
+
+
+def _difference(where: str, ours, theirs: Array) -> str:
+    """What is wrong with an answer, in words; nothing if it is right."""
+    try:
+        ours = _real_numbers(ours, theirs.shape)
+    except _Wrong as problem:
+        return f"{where}: {problem}"
     if ours.shape != theirs.shape:
         return f"{where}: expected shape {theirs.shape}, got {ours.shape}"
-    if error(ours, theirs) <= CHECK_BOUND:
+    with np.errstate(all="ignore"):  # numbers too large for float64 are wrong, which the comparison finds
+        double = ours.astype(np.float64)
+        off = error(double, theirs)
+    if off <= CHECK_BOUND:
         return ""
-    shown = (np.array2string(a, precision=4, threshold=8, edgeitems=2, separator=", ") for a in (theirs, ours))
-    return "\n".join(
-        [f"{where}: the numbers differ", *map(" ".join, zip(("expected", "got     "), shown, strict=True))]
+    expected, got = (
+        np.array2string(a, precision=4, threshold=8, edgeitems=2, separator=", ") for a in (theirs, double)
     )
+    why = ""
+    bad = np.argwhere(~np.isfinite(double) & np.isfinite(theirs))
+    if len(bad):
+        first = tuple(bad[0].tolist())
+        why = f": {len(bad)} of {ours.size} " + ("is" if len(bad) == 1 else "are") + " infinite or nan, "
+        why += f"{'at' if len(bad) == 1 else 'the first at'} {first}"
+    elif ours.dtype.kind == "f" and ours.dtype.itemsize < 8 and off <= EPS_MULTIPLE * float(np.finfo(ours.dtype).eps):
+        why = f", by {off:.1e} of the largest, as little as {ours.dtype} rounds; compute in the float64 that comes in"
+    elif expected == got:
+        why = f", by {off:.1e} of the largest"
+    return f"{where}: the numbers differ{why}\nexpected {expected}\ngot      {got}"
+
+
+def _real_numbers(value, shape: tuple[int, ...]) -> Array:
+    """An answer as an array of real numbers, taken for nothing that it is not: see the comment in :func:`error`."""
+    expected, kind = f"expected an array of shape {shape}, got", type(value).__name__
+    if isinstance(value, tuple):  # often (value, saved); NumPy would stack its parts
+        raise _Wrong(f"{expected} a tuple of {len(value)}; return the array alone")
+    if np.ma.is_masked(value):
+        raise _Wrong(f"{np.ma.count_masked(value)} of the {value.size} numbers of a masked array are hidden")
+    try:
+        if hasattr(value, "detach"):  # a PyTorch tensor, which may be on a tape of its own or on a GPU
+            value = value.detach().cpu()
+        array = np.asarray(value)
+    except (Exception, SystemExit) as problem:
+        raise _Wrong(f"{expected} {kind}, which NumPy cannot convert: {_told(problem)}") from problem
+    if array.ndim == 0 and array.dtype.kind in "OUS" and not isinstance(value, Array):
+        raise _Wrong(f"{expected} {kind}")
+    if array.dtype.kind == "c":
+        raise _Wrong(f"expected real numbers, got {array.dtype}")
+    if array.dtype.kind == "b":
+        raise _Wrong("expected numbers, got booleans")
+    if array.dtype.kind not in "iuf":
+        raise _Wrong(f"expected numbers, got an array of dtype {array.dtype}")
+    return array
 
 
 class Source:

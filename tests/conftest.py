@@ -1,4 +1,4 @@
-"""What all tests share: reproducible examples, a reason beside a skipped GPU test, the count of planted errors."""
+"""What all tests share: reproducible examples, a reason beside a skipped GPU test, counts at the end of the run."""
 
 import pytest
 from hypothesis import settings
@@ -20,3 +20,13 @@ def pytest_terminal_summary(terminalreporter):
     if lines:
         terminalreporter.section("planted errors in every VJP")
         terminalreporter.write_line("\n".join(lines))
+    counts = {}
+    for report in reports:
+        for key, number in report.user_properties:
+            if key.startswith("tried: "):
+                functions, inputs = counts.get(key, (0, 0))
+                counts[key] = functions + 1, inputs + number
+    if counts:
+        terminalreporter.section("what goes into a function")
+        for key, (functions, inputs) in sorted(counts.items()):
+            terminalreporter.write_line(f"{key.removeprefix('tried: ')}: {functions} functions, {inputs} inputs")

@@ -45,6 +45,9 @@ from nnbook.attention import (
     rope,
     scaled_dot_product_attention,
     scaled_dot_score,
+    seq2seq_attention,
+    seq2seq_attention_decode,
+    seq2seq_attention_init,
     sinusoidal_positions,
     split_heads,
     top_k_filter,
@@ -65,6 +68,7 @@ from nnbook.cnn import parameter_count
 from nnbook.neurons import softmax
 from nnbook.optimizers import adamw, adamw_init
 from nnbook.references import REFERENCES
+from nnbook.rnn import greedy_decode, length_mask, seq2seq, seq2seq_init
 from nnbook.training import from_torch, load, lockstep, save, to_torch
 from nnbook.verify import error, rejects, verify
 
@@ -769,6 +773,20 @@ def test_rope_depends_on_distances_only(distance, start, d, seed):
     assert np.allclose(np.linalg.norm(rope(q, offset=start)), np.linalg.norm(q), rtol=1e-13)
 
 
+def test_rotary_scores_prefer_no_distance_of_their_own(rng):
+    """The spread of a random score is the same at every distance; the largest is where the query asks for it."""
+    q, k = rng.normal(size=(2, 4000, 16))
+    for distance in (0, 1, 10, 100):
+        score = (q * rope(k[:, None], offset=distance)[:, 0]).sum(1) / 4
+        assert abs(score.mean()) < 4 / math.sqrt(4000)
+        assert abs(score.var() - 1) < 0.15
+    key = rng.normal(size=(1, 16))
+    for asked_for in (0, 3, 40):
+        query = rope(key, offset=asked_for)
+        scores = [(query * rope(key, offset=distance)).sum() for distance in range(64)]
+        assert int(np.argmax(scores)) == asked_for
+
+
 def test_rope_row_by_row_is_rope_at_once(rng):
     x = rng.normal(size=(2, 3, 6, 4)).astype(np.float32)
     rows = [rope(x[..., t : t + 1, :], offset=t) for t in range(6)]
@@ -874,6 +892,99 @@ def test_layers_return_their_weights_and_refuse_unknown_activations(rng):
     ):
         with pytest.raises(ValueError, match="one of relu, gelu, not 'tanh'"):
             f(nhead=2, activation="tanh")
+
+
+# Between two recurrent networks --------------------------------------------------------------------------------------
+
+
+def attentive(rng, size=6, **options):
+    return randomized(seq2seq_attention_init(rng, 7, 5, size, embedding_size=3, dtype=np.float64, **options), rng)
+
+
+@pytest.mark.parametrize("lengths", [None, [6, 2, 4]])
+def test_attention_between_recurrent_networks_is_its_twin(lengths, rng):
+    params, twin = attentive(rng), twins.seq2seq_attention(7, 5, 6, embedding_size=3).double()
+    twin.load_state_dict(to_torch(params))
+    source, target = rng.integers(0, 7, (6, 3)), rng.integers(0, 5, (4, 3))
+    mask = None if lengths is None else length_mask(lengths)
+    logits, weights = seq2seq_attention(params, source, target, mask, need_weights=True)
+    value, pull = vjp(lambda p: seq2seq_attention(p, source, target, mask), params)
+    dy = rng.normal(size=(4, 3, 5))
+    theirs, looks = twin(torch.tensor(source), torch.tensor(target), None if mask is None else torch.tensor(mask))
+    theirs.backward(torch.tensor(dy))
+    assert np.array_equal(value, logits)
+    assert error(value, theirs.detach().numpy()) < 1e-12
+    assert error(weights, looks.detach().numpy()) < 1e-12
+    grads = flatten(pull(dy)[0])
+    assert set(grads) == {name for name, _ in twin.named_parameters()}
+    for name, p in twin.named_parameters():
+        assert error(grads[name], p.grad.numpy()) < 1e-10, name
+
+
+def test_attention_to_a_source_is_an_average_and_padding_is_not_seen(rng):
+    params = attentive(rng)
+    source, target, mask = rng.integers(0, 7, (6, 3)), rng.integers(0, 5, (4, 3)), length_mask([6, 2, 4])
+    logits, weights = seq2seq_attention(params, source, target, mask, need_weights=True)
+    assert weights.shape == (3, 4, 6)
+    assert np.allclose(weights.sum(-1), 1)
+    assert not weights[1, :, 2:].any()
+    other = np.where(mask, source, (source + 1) % 7)
+    assert np.array_equal(seq2seq_attention(params, other, target, mask), logits)
+    for n, length in enumerate([6, 2, 4]):
+        alone = seq2seq_attention(params, source[:length, n : n + 1], target[:, n : n + 1])
+        assert error(logits[:, n : n + 1], alone) < 1e-12
+
+
+def test_without_weights_for_the_context_the_network_is_the_one_of_chapter_7(rng):
+    """The control is contained in it: with zeros for the context's columns only the last state gets through."""
+    params, plain = attentive(rng, size=4), seq2seq_init(rng, 7, 5, 4, embedding_size=3, dtype=np.float64)
+    plain["encoder"] = params["encoder"]
+    deaf = {**params["decoder"]["rnn"], "weight_ih_l0": params["decoder"]["rnn"]["weight_ih_l0"].copy()}
+    deaf["weight_ih_l0"][:, 3:] = 0
+    plain["decoder"] = {**params["decoder"], "rnn": {**deaf, "weight_ih_l0": deaf["weight_ih_l0"][:, :3]}}
+    params["decoder"] = {**params["decoder"], "rnn": deaf}
+    source, target, mask = rng.integers(0, 7, (6, 3)), rng.integers(0, 5, (4, 3)), length_mask([6, 2, 4])
+    for real in (None, mask):
+        assert error(seq2seq_attention(params, source, target, real), seq2seq(plain, source, target, real)) < 1e-12
+        answer, _ = seq2seq_attention_decode(params, source, 5, start=0, source_mask=real)
+        assert np.array_equal(answer, greedy_decode(plain, source, 5, start=0, source_mask=real))
+
+
+def test_scores_of_zero_give_the_mean_of_all_states(rng):
+    params = attentive(rng)
+    params["attention"]["score"]["weight"] *= 0
+    source, target, mask = rng.integers(0, 7, (6, 3)), rng.integers(0, 5, (4, 3)), length_mask([6, 2, 4])
+    _, weights = seq2seq_attention(params, source, target, mask, need_weights=True)
+    assert np.allclose(weights, (mask / mask.sum(0)).T[:, None])
+
+
+def test_attentive_decoding_feeds_back_its_own_answers(rng):
+    params, source, mask = attentive(rng), rng.integers(0, 7, (4, 3)), length_mask([4, 2, 3])
+    answer, looks = seq2seq_attention_decode(params, source, 5, start=0, source_mask=mask)
+    assert answer.shape == (5, 3)
+    read = np.concatenate([np.zeros((1, 3), int), answer[:-1]])
+    logits, again = seq2seq_attention(params, source, read, mask, need_weights=True)
+    assert np.array_equal(logits.argmax(-1), answer)
+    assert error(looks, again) < 1e-13
+    assert len({tuple(column) for column in answer.T}) > 1
+
+
+def test_attention_between_recurrent_networks_refuses_what_does_not_fit(rng):
+    params, source = attentive(rng), np.zeros((4, 3), int)
+    refused = [
+        (lambda: seq2seq_attention(params, source, source[:0]), r"target has shape \(0, 3\)"),
+        (lambda: seq2seq_attention(params, source[:, 0], source), r"source has shape \(4,\)"),
+        (lambda: seq2seq_attention(params, source, source[:, :2]), "3 sequences to read, but 2 to write"),
+        (lambda: seq2seq_attention(params, source, source + 5), "0 to 4"),
+        (lambda: seq2seq_attention(params, source, source, length_mask([3, 3, 3])), "mask"),
+        (lambda: seq2seq_attention_decode(params, source, 0, start=0), "length must be at least 1, not 0"),
+        (lambda: seq2seq_attention_decode(params, source, 2, start=5), "5"),
+        (lambda: seq2seq_attention_decode(params, source[0], 2, start=0), r"source has shape \(3,\)"),
+        (lambda: seq2seq_attention_init(rng, 7, 5, 0), "0"),
+    ]
+    for call, message in refused:
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 # Encoder and decoder -------------------------------------------------------------------------------------------------

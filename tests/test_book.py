@@ -59,13 +59,18 @@ def prose(chapter: str) -> str:
     return "\n\n".join(cell.source for cell in cells(chapter) if cell.cell_type == "markdown")
 
 
-def module_of(chapter: str) -> ModuleType:
-    return importlib.import_module(f"nnbook.{chapter.split('_', 1)[1]}")
+MORE_MODULES = {"03_backprop": ("numpy_api",)}  # whose equations stand in the chapter too
 
 
-def primitives(module: ModuleType) -> dict[str, Primitive]:
+def modules_of(chapter: str) -> list[ModuleType]:
+    names = (chapter.split("_", 1)[1], *MORE_MODULES.get(chapter, ()))
+    return [importlib.import_module(f"nnbook.{name}") for name in names]
+
+
+def primitives(*modules: ModuleType) -> dict[str, Primitive]:
     return {
         name: value
+        for module in modules
         for name, value in vars(module).items()
         if isinstance(value, Primitive) and value.__module__ == module.__name__ and value.__name__ == name
     }
@@ -110,7 +115,7 @@ def test_every_primitive_has_its_two_equations_and_cites_them(chapter: str) -> N
     given = labels(chapter)
     assert len(given) == len(set(given)), "a label is given twice"
     missing = []
-    for name, primitive in primitives(module_of(chapter)).items():
+    for name, primitive in primitives(*modules_of(chapter)).items():
         for label, function in ((f"eq-{name}", primitive), (f"eq-{name}-vjp", primitive.vjp)):
             if label not in given:
                 missing.append(f"no equation {label} in the chapter")
@@ -122,7 +127,7 @@ def test_every_primitive_has_its_two_equations_and_cites_them(chapter: str) -> N
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_every_equation_of_a_vjp_has_its_primitive(chapter: str) -> None:
     of_vjps = {label.removeprefix("eq-").removesuffix("-vjp") for label in labels(chapter) if label.endswith("-vjp")}
-    assert of_vjps == set(primitives(module_of(chapter)))
+    assert of_vjps == set(primitives(*modules_of(chapter)))
 
 
 def test_every_equation_that_a_docstring_cites_exists() -> None:
@@ -138,11 +143,12 @@ def test_every_equation_that_a_docstring_cites_exists() -> None:
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_the_chapter_links_its_functions(chapter: str) -> None:
-    module = module_of(chapter)
     linked = set(FUNCTION_LINK.findall(prose(chapter)))
-    explained = {label.removeprefix("eq-") for label in labels(chapter)} & set(vars(module))
-    wanted = {f"{module.__name__}.{name}" for name in explained | set(primitives(module))}
-    assert not wanted - linked
+    for module in modules_of(chapter):
+        defined = {name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__}
+        explained = {label.removeprefix("eq-") for label in labels(chapter)} & defined
+        wanted = {f"{module.__name__}.{name}" for name in explained | set(primitives(module))}
+        assert not wanted - linked
 
 
 # The order of a chapter, its figures and exercises
@@ -158,7 +164,7 @@ def test_a_chapter_has_its_sections_in_order(chapter: str) -> None:
     opening = text.split("\n## ", 1)[0]
     assert re.search(r"[Ww]hat you will be able to do|you (?:can|will be able to)", opening)
     before = [first or second for first, second in EQUATION_LABEL.findall(text.split("\n## Verification", 1)[0])]
-    module = module_of(chapter)
+    module = modules_of(chapter)[0]
     derived = [f"eq-{name}-vjp" for name in primitives(module)] or [
         f"eq-{name}" for name, value in vars(module).items() if inspect.isfunction(value)
     ]

@@ -6,6 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import safetensors.torch
 import scipy.signal
 import torch
@@ -586,7 +587,7 @@ def test_conv2d_init_draws_as_torch_does(rng, groups):
         ((0, 3, 3), {}, "numbers of channels .* at least 1"),
         ((3, 3, 0), {}, "kernel_size .* at least 1, not 0"),
         ((3, 4, 3), {"groups": 2}, "groups=2 does not divide 3 and 4"),
-        ((3, 4, 3), {"dtype": int}, "float dtype"),
+        ((3, 4, 3), {"dtype": int}, "dtype of floats"),
     ],
 )
 def test_conv2d_init_refuses(rng, arguments, options, message):
@@ -693,6 +694,41 @@ def test_a_unit_depends_on_its_field_and_on_nothing_else(seed, layers):
         assert (seen.min(), seen.max()) == (first, last)
     else:
         assert seen.size == 0 or (seen.min() >= max(first, 0) and seen.max() <= last)
+
+
+@pytest.mark.parametrize(
+    ("dilations", "size", "count"), [((2,), 5, 3), ((1, 2, 4, 8), 31, 31), ((2, 2, 2), 13, 7), ((1, 4), 11, 9)], ids=str
+)
+def test_a_field_is_a_span_and_may_have_gaps(dilations, size, count):
+    """No gap as long as no tap reaches farther than what one tap sees."""
+    stack = [{"kernel_size": 3, "dilation": d} for d in dilations]
+
+    def network(x):
+        for layer in stack:
+            x = conv1d(x, np.ones((1, 1, 3)), dilation=layer["dilation"])
+        return x
+
+    y, pull = vjp(network, np.zeros((1, 1, 60)))
+    dy = np.zeros(y.shape)
+    dy[0, 0, 10] = 1
+    seen = np.flatnonzero(pull(dy)[0][0, 0])
+    fields = receptive_field(stack)
+    assert (fields[-1].size, seen.max() - seen.min() + 1, len(seen)) == (size, size, count)
+    before = [1, *(field.size for field in fields[:-1])]
+    assert (size == count) == all(d <= field for d, field in zip(dilations, before, strict=True))
+
+
+@pytest.mark.parametrize("stride", range(1, 7))
+@pytest.mark.parametrize("dilation", range(1, 7))
+def test_how_many_places_a_convolution_sees(stride, dilation):
+    """Of `stride` neighbours in the interior, min(K, stride / gcd(stride, dilation))."""
+    for kernel in range(1, 6):
+        y, pull = vjp(
+            lambda x, k=kernel: conv1d(x, np.ones((1, 1, k)), stride=stride, dilation=dilation), np.zeros((1, 1, 90))
+        )
+        seen = pull(np.ones(y.shape))[0][0, 0] != 0
+        first = dilation * (kernel - 1) + stride
+        assert seen[first : first + stride].sum() == min(kernel, stride // math.gcd(stride, dilation))
 
 
 @pytest.mark.parametrize(
@@ -945,7 +981,7 @@ def test_looking_back_refuses(rng):
         saliency(model, x, np.array([0, 1, 2]))
     with pytest.raises(ValueError, match=r"0\.\.2, not 0\.\.3"):
         saliency(model, x, np.array([0, 3]))
-    with pytest.raises(ValueError, match="epsilon must be >= 0, not -1"):
+    with pytest.raises(ValueError, match="epsilon must be >= 0 and finite, not -1"):
         fgsm(model, x, np.array([0, 1]), epsilon=-1)
 
 
@@ -1078,3 +1114,158 @@ def test_relu_keeps_what_pools_need(rng):
     dy = rng.normal(size=(2, 2, 3, 3))
     ours = pulled(lambda x: max_pool2d(relu(x), kernel_size=2), x, dy=dy)
     agree(ours, torch_pulled(lambda x: F.max_pool2d(torch.relu(x), 2), x, dy=dy), 1e-14)
+
+
+# The order of a dict means nothing ------------------------------------------------------------------------------------
+
+
+def shuffled(tree, rng):
+    """The same tree with its keys in another order, at every level."""
+    if not isinstance(tree, dict):
+        return tree
+    keys = list(tree)
+    return {keys[i]: shuffled(tree[keys[i]], rng) for i in rng.permutation(len(keys))}
+
+
+def through_a_file(tree, path):
+    """As safetensors gives it back: by its own order of the names."""
+    safetensors.numpy.save_file({name: np.array(leaf) for name, leaf in flatten(tree).items()}, path)
+    return unflatten(safetensors.numpy.load_file(path))
+
+
+RESNETS = {"12 blocks": {"widths": (2, 3), "blocks": 12}, "11 stages": {"widths": (2,) * 11}}
+PLAIN = {
+    "small_cnn": (small_cnn_init, small_cnn, (2, 1, 28, 28)),
+    "lenet5": (lenet5_init, lenet5, (2, 1, 28, 28)),
+    "inception": (lambda r: inception_init(r, 2), inception, (2, 2, 5, 5)),
+    "separable_conv2d": (lambda r: separable_conv2d_init(r, 2, 3, 2), separable_conv2d, (2, 2, 5, 5)),
+}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", RESNETS)
+def test_a_residual_network_takes_its_order_from_the_names(name, training, rng, tmp_path):
+    """Parameters and state from a file, or with their keys in any order: logits and new state are the same bits."""
+    params, state = resnet_init(rng, **RESNETS[name])
+    x = rng.normal(size=(3, 1, 6, 6)).astype(np.float32)
+    _, state = resnet(params, state, x, training=True)  # statistics that differ from layer to layer
+    right, after = resnet(params, state, x, training=training)
+    pairs = [(through_a_file(params, tmp_path / "params"), through_a_file(state, tmp_path / "state"))]
+    pairs += [(shuffled(params, np.random.default_rng(s)), shuffled(state, np.random.default_rng(s))) for s in range(3)]
+    for p, q in pairs:
+        assert list(flatten(p)) != list(flatten(params))
+        logits, new = resnet(p, q, x, training=training)
+        assert np.array_equal(logits, right)
+        assert flatten(new).keys() == flatten(after).keys()
+        assert all(np.array_equal(leaf, flatten(after)[key]) for key, leaf in flatten(new).items())
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_networks_take_their_order_from_the_names(name, rng, tmp_path):
+    init, network, shape = PLAIN[name]
+    params, x = init(rng), rng.normal(size=shape).astype(np.float32)
+    right = network(params, x)
+    for other in (
+        through_a_file(params, tmp_path / "file"),
+        *(shuffled(params, np.random.default_rng(s)) for s in range(3)),
+    ):
+        assert np.array_equal(network(other, x), right)
+
+
+# Two ways, one result, also for numbers that are not finite ----------------------------------------------------------
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 2),
+    st.integers(0, 2),
+    st.integers(1, 2),
+    st.sampled_from([np.nan, np.inf, -np.inf, 1e30, 1e300, 0.0]),
+    st.sampled_from(["x", "weight"]),
+    st.sampled_from([1, 2]),
+)
+def test_the_fast_convolution_is_the_product_with_columns(seed, stride, padding, dilation, special, where, groups):
+    """One number that is not finite reaches the same outputs by both ways, the zeros of the padding included."""
+    rng = np.random.default_rng(seed)
+    x, weight = rng.normal(size=(3, 4, 5, 6)), rng.normal(size=(2, 4 // groups, 2, 3))
+    into = x if where == "x" else weight
+    into[tuple(rng.integers(0, n) for n in into.shape)] = special
+    options = {"stride": stride, "padding": padding, "dilation": dilation}
+    with np.errstate(invalid="ignore", over="ignore"):
+        fast = conv2d(x, weight, groups=groups, **options)
+        halves = [
+            w.reshape(len(w), -1) @ im2col(part, (2, 3), **options)
+            for part, w in zip(np.split(x, groups, 1), np.split(weight, groups), strict=True)
+        ]
+    plain = np.concatenate(halves, 1).reshape(fast.shape)
+    assert np.array_equal(np.isnan(fast), np.isnan(plain))
+    assert np.array_equal(np.isinf(fast), np.isinf(plain))
+    good = np.isfinite(plain)
+    assert np.allclose(fast[good], plain[good], rtol=1e-12, atol=1e-12)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 2), st.integers(0, 1), st.sampled_from([np.nan, np.inf, 1e300]))
+def test_a_cotangent_that_is_not_finite_reaches_what_its_window_saw(seed, stride, padding, special):
+    """Every gradient of x but for those pixels is that of the cotangent with a 0 in its place."""
+    rng = np.random.default_rng(seed)
+    x, weight = rng.normal(size=(2, 2, 5, 5)), rng.normal(size=(2, 2, 2, 3))
+    options = {"stride": stride, "padding": padding}
+    dy = rng.normal(size=conv2d(x, weight, **options).shape)
+    place = tuple(rng.integers(0, n) for n in dy.shape)
+    one = np.zeros_like(dy)
+    one[place] = 1
+    seen = pulled(conv2d, x, np.ones_like(weight), dy=one, **options)[1] != 0
+    dy[place] = 0
+    right = pulled(conv2d, x, weight, dy=dy, **options)[1]
+    dy[place] = special
+    with np.errstate(invalid="ignore", over="ignore"):
+        found = pulled(conv2d, x, weight, dy=dy, **options)[1]
+    assert np.array_equal(found[~seen], right[~seen])
+    assert (found[seen] != right[seen]).all()
+
+
+POOLS = [
+    (max_pool2d, {"kernel_size": 3, "stride": 1, "padding": 1}),
+    (max_pool2d, {"kernel_size": 2, "dilation": 2, "stride": 1, "padding": 1}),
+    (avg_pool2d, {"kernel_size": 3, "stride": 2, "padding": 1}),
+    (avg_pool2d, {"kernel_size": 3, "stride": 1, "padding": 1, "count_include_pad": False}),
+    (global_avg_pool2d, {}),
+]
+
+
+@pytest.mark.parametrize("special", [np.nan, np.inf, -np.inf, -1e300])
+@pytest.mark.parametrize(("pool", "options"), POOLS)
+def test_a_pool_passes_on_what_is_not_finite_to_its_windows_alone(pool, options, special, rng):
+    """As PyTorch: a number outside of a window has no say in it, nor has a cotangent of another window."""
+    x = rng.normal(size=(2, 2, 6, 6))
+    torch_pool = getattr(torch.nn.functional, pool.__name__, lambda x: x.mean((2, 3)))
+    x[0, 1, 2, 3] = x[1, 0, 0, 0] = special
+    with np.errstate(invalid="ignore"):
+        y = pool(x, **options)
+    assert np.array_equal(np.isfinite(y), torch.isfinite(torch_pool(torch.tensor(x), **options)).numpy())
+    x = rng.normal(size=(2, 2, 6, 6))
+    dy = rng.normal(size=y.shape)
+    dy[(0, 1, 2, 2)[: y.ndim]] = special
+    t = torch.tensor(x, requires_grad=True)
+    torch_pool(t, **options).backward(torch.tensor(dy))
+    with np.errstate(invalid="ignore"):
+        dx = pulled(pool, x, dy=dy, **options)[1]
+    theirs = t.grad.numpy()
+    assert np.array_equal(np.isfinite(dx), np.isfinite(theirs))
+    good = np.isfinite(theirs) & (np.abs(theirs) < 1e200)
+    assert np.allclose(dx[good], theirs[good], rtol=1e-12, atol=1e-12)
+
+
+# What is not finite is refused where it means nothing -----------------------------------------------------------------
+
+
+def test_an_attack_of_infinite_size_is_refused(rng):
+    def model(x):
+        return x.reshape(len(x), -1)
+
+    x = np.ones((2, 3))
+    for epsilon in (np.inf, np.nan):
+        with pytest.raises(ValueError, match="epsilon must be"):
+            fgsm(model, x, np.array([0, 1]), epsilon=epsilon)
+    with pytest.raises(ValueError, match="low must be at most high"):
+        fgsm(model, x, np.array([0, 1]), epsilon=0.1, low=1.0, high=0.0)

@@ -533,10 +533,24 @@ def test_gradients_through_time_go_as_the_experiments_say() -> None:
     assert near.sum() == UNITS == len(near) // 2
     least, most = (kept("LSTM", radius=radius, b=4.0, size=0.5)[0] for radius in (0.5, 1.5))
     assert 8 < most / least < 12
+    least, most = (kept("LSTM", radius=radius, b=4.0, size=0.0)[0] for radius in (0.5, 1.5))
+    assert 450 < most / least < 550
     assert 1e19 < (1.5 / 0.5) ** STEPS < 2e19
     fig = EXPLORABLES["gradient_flow"]
     assert "half of it is gone after 14 steps" in tried("gradient_flow")[2]["text"]
     assert fig(bias=4.0)["text"] == fig()["text"], "the tanh RNN has no gate"
+
+
+@pytest.mark.parametrize(("cell", "bias"), [("LSTM", 0.0), ("LSTM", 4.0), ("GRU", 0.0)])
+def test_near_zero_the_eigenvalues_of_a_step_are_those_of_the_text(cell, bias) -> None:
+    """eq. (gated-start) of chapter 7: sigma(b) + lambda / 4 in the LSTM, 1/2 + lambda / 4 in the GRU."""
+    from nnbook.explore.rnn import UNITS, _network, flow
+
+    jacobian = flow(cell, "Gaussian", 0.9, bias, 0.0)[2]
+    blocks = _network(cell, "Gaussian", 0.9, bias)["weight_hh_l0"].reshape(-1, UNITS, UNITS)
+    expected = 1 / (1 + np.exp(-bias)) + np.linalg.eigvals(blocks[2]) / 4  # g is the third gate of both
+    expected = np.concatenate([expected, np.zeros(len(jacobian) - UNITS)])
+    np.testing.assert_allclose(np.sort_complex(np.linalg.eigvals(jacobian)), np.sort_complex(expected), atol=1e-6)
 
 
 def test_the_rows_that_are_traced_back_are_products_of_jacobians() -> None:
@@ -722,6 +736,44 @@ def test_trained_heads_look_where_the_experiments_say() -> None:
     for month in (3, 5):
         text, weight = looks(14, month)
         assert weight[6].argmax() == text.index("M")
+
+
+def test_what_the_experiments_say_of_the_trained_heads_holds_when_places_are_hidden() -> None:
+    """A reading of averaged weights is a guess; hidden from the decoder, a place shows whether it is needed."""
+    from nnbook.attention import translator_decode, translator_encode
+    from nnbook.data import DATE_FORMATS
+    from nnbook.explore.attention import NHEAD, _trained, read_answers, read_dates, written
+
+    days = [(d, m, y) for d in (1, 3, 5, 7, 9) for m in range(1, 13) for y in (1953, 1987, 2009, 2041)]
+
+    def right(texts, wanted, places):
+        source, target = read_dates(texts), read_answers(wanted)
+        hidden = (source == 0) | (np.arange(source.shape[1]) == np.asarray(places)[:, None])
+        memory = translator_encode(_trained(), source, nhead=NHEAD, padding=0)
+        logits, looks = translator_decode(
+            _trained(), target[:, :-1], memory, nhead=NHEAD, left_out=hidden, need_weights=True
+        )
+        return logits.argmax(-1) == target[:, 1:], looks.mean(axis=1)
+
+    wanted = [f"{y}-{m:02d}-{d:02d}" for d, m, y in days]
+    nowhere = np.full(len(days), -1)
+    for form in (form for form in DATE_FORMATS if "{day}" in form):
+        texts = [written(*day, form) for day in days]
+        at = np.array([len(written(*day, form[: form.index("{day}")])) for day in days])  # the figure of the day
+        seen, looks = right(texts, wanted, nowhere)
+        weight = looks[np.arange(len(days)), 8, at + 1].mean()
+        zeros = right(texts, wanted, at + 1)[0][:, 8].mean()
+        assert seen[:, 8].mean() > 0.98
+        assert right(texts, wanted, at)[0][:, 8].mean() > 0.98, "the control: to hide the figure itself costs nothing"
+        if form.startswith("{day}"):
+            assert 0.6 < weight < 0.72
+            assert zeros < 0.5
+        else:
+            assert weight < 0.3
+            assert zeros > 0.9
+    days = [(d, m, y) for d in range(10, 29) for m in (3, 5) for y in (1953, 1987, 2009, 2041)]
+    texts, wanted = [written(*day, DATE_FORMATS[0]) for day in days], [f"{y}-{m:02d}-{d:02d}" for d, m, y in days]
+    assert right(texts, wanted, np.full(len(days), 3))[0][:, 6].all(), "without the M every month is still right"
 
 
 def test_every_date_of_the_page_is_translated_right() -> None:

@@ -161,6 +161,40 @@ def test_the_next_move_cancels_training_and_progress_is_shown(monkeypatch: Any) 
     assert_shows(panel, network_learns(hidden="8 and 8", lr=0.3))
 
 
+@pytest.mark.parametrize("e", [saturation, hinges_add_up, draw_a_digit], ids=lambda e: e.name)
+def test_a_page_that_asks_for_the_state_gets_the_figure_as_it_is(e: Any) -> None:
+    """Plotly's own widget would tell how it began, with nothing drawn."""
+
+    def numbers(value: Any) -> Any:
+        return np.asarray(value["buffer"]) if "buffer" in value else value
+
+    panel = Panel(e)
+    for stop in (0, -1):
+        for name, control in e.controls.items():
+            panel.controls[name].value = control.stops[stop]
+        figure = e(**{n: c.value for n, c in panel.controls.items()})
+        traces, _ = at_frame(figure)
+        state = panel.figure.get_state()
+        assert state.keys() == set(panel.figure.keys)
+        for got, want in zip(state["_widget_data"], traces, strict=True):
+            assert got["type"] == want["type"]
+            for key in {"x", "y", "z"} & want.keys():
+                np.testing.assert_array_equal(numbers(got[key]), want[key])
+        assert state["_widget_layout"]["xaxis"]["title"] == figure["layout"]["xaxis"]["title"]
+        assert panel.figure.get_state(key="_widget_data")["_widget_data"] == state["_widget_data"]
+
+
+def test_the_toolbar_offers_to_send_nothing_to_another_company() -> None:
+    """In Jupyter here; the browser tests look at the buttons themselves, there and on the page."""
+    config = Panel(saturation).figure.get_state()["_config"]
+    assert config["showSendToCloud"] is False
+    assert config["displaylogo"] is False
+    assert config["plotlyServerURL"] == ""
+    files = (ROOT / "nnbook").rglob("*.py")
+    made = [file.name for file in files if "go.Figure" in file.read_text(encoding="utf-8")]
+    assert made == ["jupyter.py"], "no other widget of plotly's, which would have its own toolbar"
+
+
 def a_stroke() -> np.ndarray:
     """From top to bottom, in the middle."""
     picture = np.zeros((28, 28))

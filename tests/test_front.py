@@ -16,7 +16,16 @@ from nnbook.backprop import Primitive
 
 ROOT = Path(__file__).resolve().parents[1]
 BOOK = ROOT / "book"
-TRANSLATED = ("neurons", "losses", "regularization", "cnn", "rnn", "attention")  # all their functions have a row
+# Modules all of whose functions have a row
+TRANSLATED = (
+    "numpy_api",
+    "neurons",
+    "losses",
+    "regularization",
+    "cnn",
+    "rnn",
+    "attention",
+)  # all their functions have a row
 
 
 def text(path):

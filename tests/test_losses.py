@@ -670,10 +670,13 @@ def test_cosine_embedding_with_loops(rng):
     assert np.isclose(cosine_embedding_loss(a, b, y, margin=margin), loss)
 
 
-def test_the_cosine_gradient_turns_and_never_stretches(rng):
+def test_the_cosine_gradient_turns_and_lengthens_to_second_order_only(rng):
     a, b, y = rng.normal(size=(6, 4)), rng.normal(size=(6, 4)), np.array([1, 1, 1, -1, -1, -1])
     da = gradient(cosine_embedding_loss, a, b, y, margin=-1.0)
     assert np.allclose((a * da).sum(1), 0, atol=1e-12)
+    length, push = np.linalg.norm(a, axis=1), np.linalg.norm(da, axis=1)
+    for lr in (1e-3, 1.0, 10.0):
+        assert np.allclose(np.linalg.norm(a - lr * da, axis=1), np.hypot(length, lr * push), rtol=1e-12)
     assert np.isclose(cosine_embedding_loss(7 * a, b, y), cosine_embedding_loss(a, b, y))
 
 

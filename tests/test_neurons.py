@@ -279,13 +279,16 @@ def test_selu_constants_are_the_fixed_point_of_mean_and_variance():
     assert (0.5 + alpha**2 * below) ** -0.5 == pytest.approx(SELU_SCALE, rel=1e-14)
 
 
-def test_selu_keeps_mean_0_and_variance_1():
+def test_selu_keeps_mean_0_and_variance_1_of_normal_inputs_and_not_of_others():
     half = np.linspace(0, 12, 200_001)
     density = np.exp(-(half**2) / 2) / math.sqrt(2 * math.pi)
     mean = np.trapezoid((selu(half) + selu(-half)) * density, half)
     square = np.trapezoid((selu(half) ** 2 + selu(-half) ** 2) * density, half)
     assert mean == pytest.approx(0, abs=1e-9)
     assert square == pytest.approx(1, rel=1e-9)
+    coin = selu(np.array([-1.0, 1.0]))  # mean 0 and variance 1, but not normal
+    assert coin.mean() == pytest.approx(-0.0303, abs=1e-4)
+    assert coin.var() == pytest.approx(1.1686, abs=1e-4)
 
 
 # Kinks ---------------------------------------------------------------------------------------------------------------

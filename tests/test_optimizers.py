@@ -40,6 +40,7 @@ from nnbook.optimizers import (
     sgd_init,
     step_lr,
 )
+from nnbook.training import load, save
 
 TWINS = {
     "sgd": torch.optim.SGD,
@@ -635,6 +636,59 @@ def test_bias_correction_makes_the_first_steps_full_length():
     assert -np.diff([0.0, *path]) == pytest.approx([0.1 / math.sqrt(1 - 0.99**t) for t in range(1, 6)])
 
 
+def test_rmsprop_with_a_fixed_rate_leaves_the_minimum_that_it_reached_and_adagrad_stays():
+    """Its denominator forgets, until the step is longer than 2 / curvature; so a first crossing is no arrival."""
+    for curvature, lr in ((1.0, 1.0), (100.0, 0.1), (0.1, 3.0)):
+        losses = {}
+        for name in ("rmsprop", "adagrad"):
+            init, step = pair(name)
+            p = np.array(1.0)
+            state, path = init(p), []
+            for _ in range(1500):
+                p, state = step(p, curvature * p, state, lr=lr)
+                path.append(float(curvature * p * p / 2))
+            losses[name] = np.array(path)
+        target = 1e-4 * curvature / 2
+        arrived = int(np.argmax(losses["rmsprop"] < target))
+        assert losses["rmsprop"][arrived] < target
+        assert losses["rmsprop"][arrived:].max() > 100 * target
+        there = int(np.argmax(losses["adagrad"] < target))
+        assert losses["adagrad"][there:].max() < target
+
+
+def rate_of_nesterov(lr, momentum, curvatures):
+    """The largest root, over all modes, of a step's matrix in (position, velocity), made from the step itself."""
+    worst = 0.0
+    for curvature in curvatures:
+        p, state = sgd(
+            np.array([1.0, 0.0]),
+            curvature * np.array([1.0, 0.0]),
+            {"momentum_buffer": np.array([0.0, 1.0])},
+            lr=lr,
+            momentum=momentum,
+            nesterov=True,
+        )
+        matrix = np.stack([p, state["momentum_buffer"]])
+        worst = max(worst, float(np.abs(np.linalg.eigvals(matrix)).max()))
+    return worst
+
+
+@pytest.mark.parametrize("kappa", [4.0, 9.0, 100.0, 10_000.0])
+def test_the_best_nesterov_parameters_on_a_quadratic_are_not_the_usual_ones(kappa):
+    """:eq:`nesterov-best` of chapter 4: 1 - 2 / sqrt(3 kappa + 1), and nothing near it is better."""
+    root, curvatures = math.sqrt(3 * kappa + 1), np.linspace(1, kappa, 31)
+    lr, momentum, best = 4 / (3 * kappa + 1), (root - 2) / (root + 2), 1 - 2 / root
+    assert rate_of_nesterov(lr, momentum, curvatures) == pytest.approx(best, abs=1e-6)  # a double root
+    usual = (math.sqrt(kappa) - 1) / (math.sqrt(kappa) + 1)
+    assert rate_of_nesterov(1 / kappa, usual, curvatures) == pytest.approx(1 - 1 / math.sqrt(kappa), abs=1e-6)
+    assert best < 1 - 1 / math.sqrt(kappa)
+    gap = 1 - best
+    for stretch, shift in itertools.product((0.9, 0.97, 1, 1.03, 1.1), (-0.2, -0.05, 0, 0.05, 0.2)):
+        if (stretch, shift) != (1, 0):
+            other = rate_of_nesterov(stretch * lr, momentum + shift * gap, curvatures)
+            assert other > best + 1e-6 * gap
+
+
 def test_centered_rmsprop_survives_a_gradient_that_never_changes():
     """v and a^2 become equal up to rounding; PyTorch takes the root of a negative number."""
     p, state = np.array([1.0, 2.0]), rmsprop_init(np.zeros(2))
@@ -824,26 +878,30 @@ def refused(name, message, **options):
 @pytest.mark.parametrize(("name", "option"), [(name, o) for name, options in AT_LEAST_ZERO.items() for o in options])
 def test_options_that_must_not_be_negative_say_so(name, option):
     refused(name, f"{option} must be >= 0, not -0.1", **{option: -0.1})
-    refused(name, f"{option} must be >= 0, not nan", **{option: NAN})
+    refused(name, f"{option} must be a number, not nan", **{option: NAN})
     refused(name, f"{option} must be finite, not inf", **{option: INF})
 
 
 @pytest.mark.parametrize("name", BELOW_ONE)
 @pytest.mark.parametrize("value", [1.0, 1.5, -0.1, NAN])
 def test_a_decay_of_one_or_more_is_refused(name, value):
-    refused(name, rf"{BELOW_ONE[name]} must be in \[0, 1\), not {value}", **{BELOW_ONE[name]: value})
+    what = "a number" if math.isnan(value) else r"in \[0, 1\)"
+    refused(name, rf"{BELOW_ONE[name]} must be {what}, not {value}", **{BELOW_ONE[name]: value})
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "lion"])
 @pytest.mark.parametrize("betas", [(1.0, 0.9), (0.9, 1.0), (-0.1, 0.9), (0.9, 2.0), (NAN, 0.9), (0.9, NAN)])
 def test_a_beta_of_one_or_more_is_refused(name, betas):
-    refused(name, rf"betas must both be in \[0, 1\), not \({betas[0]}, {betas[1]}\)", betas=betas)
+    if np.isnan(betas).any():
+        refused(name, rf"betas\[{np.argmax(np.isnan(betas))}\] must be a number, not nan", betas=betas)
+    else:
+        refused(name, rf"betas must both be in \[0, 1\), not \({betas[0]}, {betas[1]}\)", betas=betas)
 
 
 def test_what_sgd_cannot_combine_is_refused():
     refused("sgd", "nesterov needs momentum > 0 and dampening 0, not 0.0 and 0.0", nesterov=True)
     refused("sgd", "nesterov needs momentum > 0 and dampening 0, not 0.9 and 0.1", **NESTEROV, dampening=0.1)
-    refused("sgd", "dampening must be finite, not nan", momentum=0.9, dampening=NAN)
+    refused("sgd", "dampening must be a number, not nan", momentum=0.9, dampening=NAN)
 
 
 def test_adagrad_starts_from_no_negative_sum():
@@ -975,20 +1033,20 @@ def test_schedules_by_hand():
     ("schedule", "options", "message"),
     [
         (step_lr, {"step_size": 0}, "step_size must be >= 1, not 0"),
-        (step_lr, {"step_size": 1.5}, r"step_size must be a whole number, not 1\.5"),
+        (step_lr, {"step_size": 1.5}, r"step_size must be an integer, not 1\.5"),
         (step_lr, {"step_size": 1, "gamma": -0.1}, "gamma must be >= 0, not -0.1"),
         (step_lr, {"step_size": 1, "lr": -1}, "lr must be >= 0, not -1"),
-        (exponential_lr, {"gamma": NAN}, "gamma must be >= 0, not nan"),
+        (exponential_lr, {"gamma": NAN}, "gamma must be a number, not nan"),
         (exponential_lr, {"gamma": INF}, "gamma must be finite, not inf"),
         (exponential_lr, {"gamma": 1, "step": -1}, "step must be >= 0, not -1"),
-        (exponential_lr, {"gamma": 1, "step": 0.5}, r"step must be a whole number, not 0\.5"),
-        (exponential_lr, {"gamma": 1, "step": NAN}, "step must be a whole number, not nan"),
-        (exponential_lr, {"gamma": 1, "step": INF}, "step must be a whole number, not inf"),
+        (exponential_lr, {"gamma": 1, "step": 0.5}, r"step must be an integer, not 0\.5"),
+        (exponential_lr, {"gamma": 1, "step": NAN}, "step must be an integer, not nan"),
+        (exponential_lr, {"gamma": 1, "step": INF}, "step must be an integer, not inf"),
         (cosine_annealing_lr, {"T_max": 0}, "T_max must be >= 1, not 0"),
         (cosine_annealing_lr, {"T_max": 1, "eta_min": -1}, "eta_min must be >= 0, not -1"),
         (linear_warmup, {"total_iters": -1}, "total_iters must be >= 0, not -1"),
         (linear_warmup, {"total_iters": 2, "start_factor": 1.1}, r"start_factor must be in \[0, 1\], not 1\.1"),
-        (linear_warmup, {"total_iters": 2, "start_factor": NAN}, r"start_factor must be in \[0, 1\], not nan"),
+        (linear_warmup, {"total_iters": 2, "start_factor": NAN}, "start_factor must be a number, not nan"),
         (linear_warmup, {"total_iters": 2, "lr": lambda step: -1.0}, r"lr must be >= 0, not -1\.0"),
     ],
 )
@@ -1047,17 +1105,17 @@ def test_one_cycle_by_hand():
 @pytest.mark.parametrize(
     ("schedule", "options"),
     [
-        (step_lr, {"lr": 1.0, "step_size": 2.0, "gamma": 0.5}),
+        (step_lr, {"lr": 1.0, "step_size": 2, "gamma": 0.5}),
         (exponential_lr, {"lr": 1.0, "gamma": 0.5}),
-        (cosine_annealing_lr, {"lr": 1.0, "T_max": 10.0, "eta_min": 0.1}),
-        (linear_warmup, {"lr": 1.0, "total_iters": 5.0, "start_factor": 0.1}),
-        (linear_warmup, {"lr": lambda step: np.float64(1.0), "total_iters": 1.0, "start_factor": 0.1}),
-        (one_cycle, {"max_lr": 1.0, "total_steps": 10.0, "pct_start": 0.3, "div_factor": 2.0, "final_div_factor": 4.0}),
+        (cosine_annealing_lr, {"lr": 1.0, "T_max": 10, "eta_min": 0.1}),
+        (linear_warmup, {"lr": 1.0, "total_iters": 5, "start_factor": 0.1}),
+        (linear_warmup, {"lr": lambda step: np.float64(1.0), "total_iters": 1, "start_factor": 0.1}),
+        (one_cycle, {"max_lr": 1.0, "total_steps": 10, "pct_start": 0.3, "div_factor": 2.0, "final_div_factor": 4.0}),
     ],
 )
 def test_a_rate_is_a_python_float(schedule, options):
     """NumPy's numbers as options would make it one of theirs, which promotes float32 parameters."""
-    numpys = {key: value if callable(value) else np.float64(value) for key, value in options.items()}
+    numpys = {key: value if callable(value) else np.asarray(value)[()] for key, value in options.items()}
     assert {type(schedule(np.int64(step), **numpys)) for step in range(4)} == {float}
 
 
@@ -1069,8 +1127,8 @@ def test_a_rise_of_length_zero_starts_at_the_peak():
     ("options", "message"),
     [
         ({"total_steps": 0}, "total_steps must be >= 1, not 0"),
-        ({"total_steps": 2.5}, r"total_steps must be a whole number, not 2\.5"),
-        ({"step": 9.5}, r"step must be a whole number, not 9\.5"),
+        ({"total_steps": 2.5}, r"total_steps must be an integer, not 2\.5"),
+        ({"step": 9.5}, r"step must be an integer, not 9\.5"),
         ({"step": 10}, r"step must be in \[0, 10\), not 10"),
         ({"step": -1}, "step must be"),
         ({"pct_start": 1.5}, r"pct_start must be in \[0, 1\], not 1.5"),
@@ -1160,10 +1218,10 @@ def test_the_state_of_a_plateau_is_not_changed():
         ({"factor": 1.0}, r"factor must be in \[0, 1\), not 1\.0"),
         ({"factor": -0.1}, r"factor must be in \[0, 1\), not -0\.1"),
         ({"patience": -1}, "patience must be >= 0, not -1"),
-        ({"patience": 1.5}, r"patience must be a whole number, not 1\.5"),
+        ({"patience": 1.5}, r"patience must be an integer, not 1\.5"),
         ({"cooldown": -1}, "cooldown must be >= 0, not -1"),
         ({"threshold": -1}, "threshold must be >= 0, not -1"),
-        ({"min_lr": NAN}, "min_lr must be >= 0, not nan"),
+        ({"min_lr": NAN}, "min_lr must be a number, not nan"),
         ({"eps": -1}, "eps must be >= 0, not -1"),
     ],
 )
@@ -1310,11 +1368,11 @@ def test_clipping_keeps_dtypes_shapes_and_its_inputs():
     ("clip", "options", "message"),
     [
         (clip_grad_norm, {"max_norm": -1}, "max_norm must be >= 0, not -1"),
-        (clip_grad_norm, {"max_norm": NAN}, "max_norm must be >= 0, not nan"),
+        (clip_grad_norm, {"max_norm": NAN}, "max_norm must be a number, not nan"),
         (clip_grad_norm, {"max_norm": 1, "norm_type": 0}, "norm_type must be > 0, not 0"),
-        (clip_grad_norm, {"max_norm": 1, "norm_type": NAN}, "norm_type must be > 0, not nan"),
+        (clip_grad_norm, {"max_norm": 1, "norm_type": NAN}, "norm_type must be a number, not nan"),
         (clip_grad_value, {"clip_value": -1}, "clip_value must be >= 0, not -1"),
-        (clip_grad_value, {"clip_value": NAN}, "clip_value must be >= 0, not nan"),
+        (clip_grad_value, {"clip_value": NAN}, "clip_value must be a number, not nan"),
     ],
 )
 def test_clipping_names_bad_options(clip, options, message):
@@ -1427,16 +1485,16 @@ def test_every_example_is_seen_once_before_any_is_seen_twice():
         ({"start_lr": 0.0}, r"0 < start_lr < end_lr, not 0\.0 and 10\.0"),
         ({"start_lr": 10.0}, "0 < start_lr < end_lr"),
         ({"end_lr": INF}, "0 < start_lr < end_lr"),
-        ({"end_lr": NAN}, "0 < start_lr < end_lr"),
+        ({"end_lr": NAN}, "end_lr must be a number, not nan"),
         ({"num_iter": 1}, "num_iter must be >= 2, not 1"),
         ({"batch_size": 0}, "batch_size must be >= 1, not 0"),
-        ({"batch_size": 2.5}, r"batch_size must be a whole number, not 2\.5"),
+        ({"batch_size": 2.5}, r"batch_size must be an integer, not 2\.5"),
         ({"smoothing": 1.0}, r"smoothing must be in \[0, 1\), not 1\.0"),
         ({"stop_factor": 1.0}, r"stop_factor must be > 1, not 1\.0"),
         ({"data": (np.ones((3, 1)), np.ones((2, 1)))}, r"x has shape \(3, 1\) and y \(2, 1\)"),
         ({"data": (np.ones((0, 1)), np.ones((0, 1)))}, "at least one"),
         ({"data": (np.full((3, 1), NAN), np.ones((3, 1)))}, "the loss is nan before the first step"),
-        ({"rng": 0}, "rng must be a numpy.random.Generator, not int"),
+        ({"rng": 0}, "rng must be a numpy.random.Generator, not 0"),
     ],
 )
 def test_the_range_test_names_bad_arguments(options, message):
@@ -1444,3 +1502,185 @@ def test_the_range_test_names_bad_arguments(options, message):
     options = {"data": data, "batch_size": 2, "rng": np.random.default_rng(0), **options}
     with pytest.raises(ValueError, match=message):
         lr_finder(params, half_square, **options)
+
+
+# The order of a dict, files, and half precision ----------------------------------------------------------------------
+
+
+def shuffled(tree, rng):
+    """The same tree, with the keys of every branch in another order."""
+    if not isinstance(tree, dict):
+        return tree
+    return {key: shuffled(tree[key], rng) for key in rng.permutation(list(tree)).tolist()}
+
+
+def deep(rng, dtype=np.float64):
+    """Twelve layers, whose names sort as 0, 1, 10, 11, 2."""
+    return {
+        "h": {str(i): {"weight": rng.normal(size=(2, 3)).astype(dtype), "bias": np.zeros(2, dtype)} for i in range(12)},
+        "scale": np.asarray(rng.normal(), dtype),
+    }
+
+
+def same_tree(ours, theirs):
+    ours, theirs = flatten(ours), flatten(theirs)
+    assert ours.keys() == theirs.keys()
+    assert all(np.array_equal(ours[key], theirs[key]) for key in theirs)
+
+
+def written_and_read(tree, path):
+    save(path, tree)
+    return load(path)
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_order_of_a_dict_carries_no_meaning(name, options, grouped, tmp_path):
+    """Neither shuffled dicts nor a file between two steps change a bit of parameters and state."""
+    rng = np.random.default_rng(3)
+    init, step = pair(name)
+    if grouped:
+        init, step = param_groups(
+            (init, step), (bias_or_scale, {"lr_scale": 0.5}), (lambda name, p: name.startswith("h.1"), {"lr": 0.03})
+        )
+    params = deep(rng)
+    others = shuffled(params, rng)
+    state, other_state = init(params), init(others)
+    for i in range(3):
+        grads = tree_map(lambda p: rng.normal(size=p.shape), params)
+        clipped, norm = clip_grad_norm(grads, max_norm=1.0)
+        other_clipped, other_norm = clip_grad_norm(shuffled(grads, rng), max_norm=1.0)
+        assert norm == other_norm
+        params, state = step(params, clipped, state, lr=0.1, **options)
+        others, other_state = step(others, other_clipped, shuffled(other_state, rng), lr=0.1, **options)
+        same_tree(others, params)
+        same_tree(other_state, state)
+        if i == 1:
+            others = written_and_read(others, tmp_path / "p.safetensors")
+            if other_state:
+                other_state = written_and_read(other_state, tmp_path / "s.safetensors")
+
+
+@pytest.mark.parametrize("name", ["adagrad", "adam", "adamw"])
+def test_a_counter_from_a_file_is_not_written_into(name, tmp_path):
+    """It comes back as an array, which a step that counts in place would change under its owner."""
+    init, step = pair(name)
+    params = {"w": np.ones(2)}
+    state = written_and_read(step(params, params, init(params), lr=0.1)[1], tmp_path / "s.safetensors")
+    _, after = step(params, params, state, lr=0.1)
+    assert state["step"]["w"] == 1
+    assert after["step"]["w"] == 2
+    assert type(after["step"]["w"]) is int
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_parameters_in_half_precision_have_their_state_in_single(name, options):
+    """Ten steps from gradients of 1e-4, whose squares float16 cannot hold: the steps of float32, rounded once each."""
+    init, step = pair(name)
+    half, single = {"w": np.full(3, 0.5, np.float16)}, {"w": np.full(3, 0.5, np.float32)}
+    half_state, single_state = init(half), init(single)
+    grad = np.float16(1e-4)
+    for _ in range(10):
+        half, half_state = step(half, {"w": np.full(3, grad)}, half_state, lr=0.01, **options)
+        single, single_state = step(single, {"w": np.full(3, grad, np.float32)}, single_state, lr=0.01, **options)
+        assert half["w"].dtype == np.float16
+        np.testing.assert_allclose(half["w"], single["w"], rtol=1e-3 * 10)
+        single = {"w": half["w"].astype(np.float32)}  # so that the roundings do not add up
+        assert flatten(half_state).keys() == flatten(single_state).keys()
+        for key, leaf in flatten(half_state).items():
+            assert isinstance(leaf, int) or leaf.dtype == np.float32
+            assert np.array_equal(leaf, flatten(single_state)[key])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_integer_parameter_says_what_to_do(name):
+    init, step = pair(name)
+    for params in ({"w": {"b": 0}}, {"w": {"b": np.zeros(2, np.int32)}}, {"w": {"b": np.zeros(2, bool)}}):
+        grads = tree_map(lambda p: np.ones(np.shape(p)), params)
+        with pytest.raises(ValueError, match=r"write 0\.0 for 0, or \.astype\(float\)"):
+            step(params, grads, init(params), lr=0.1)
+
+
+def test_the_norm_of_half_precision_by_hand():
+    """A thousand tens: the squares sum to 100,000, which is more than float16 can hold; the norm is not."""
+    clipped, norm = clip_grad_norm({"w": np.full(1000, 10, np.float16)}, max_norm=1.0)
+    assert norm == pytest.approx(math.sqrt(1e5), rel=1e-6)
+    assert np.float16(norm) == np.float16(316.25)
+    assert clipped["w"].dtype == np.float16
+    np.testing.assert_allclose(clipped["w"], 0.0316, atol=5e-5)
+    theirs, twin = torch_clipped({"w": np.full(1000, 10.0)}, lambda p: torch.nn.utils.clip_grad_norm_(p, 1.0))
+    np.testing.assert_allclose(clipped["w"], theirs["w"], rtol=1e-3)
+    assert norm == pytest.approx(twin.item(), rel=1e-6)
+
+
+RANGES = {np.float16: (-7, 4), np.float32: (-44, 38), np.float64: (-320, 307)}
+"""Powers of ten that a dtype can hold, the smallest of them without full precision."""
+
+
+@given(
+    dtype=st.sampled_from(list(RANGES)),
+    place=st.floats(0, 1),
+    spread=st.floats(0, 1),
+    norm_type=st.sampled_from([0.5, 1.0, 2.0, 3.0, 7.5, INF]),
+    max_norm=st.sampled_from([0.0, 1e-3, 1.0, 1e5, INF]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=300, deadline=None)
+@example(dtype=np.float32, place=0.9, spread=0.0, norm_type=2.0, max_norm=1.0, seed=0)
+@example(dtype=np.float32, place=0.1, spread=0.0, norm_type=2.0, max_norm=0.0, seed=0)
+def test_a_norm_is_found_wherever_it_can_be_held(dtype, place, spread, norm_type, max_norm, seed):
+    """The norm of entries of any size, against the same sum in extended precision after scaling by the largest."""
+    low, high = RANGES[dtype]
+    rng = np.random.default_rng(seed)
+    top = low + place * (high - low)
+    powers = np.maximum(top - spread * rng.uniform(0, 30, size=(2, 5)), low)
+    arrays = [(rng.choice([-1, 1], size=5) * 10.0**p).astype(dtype) for p in powers]
+    entries = np.abs(np.concatenate(arrays).astype(np.longdouble))
+    largest = entries.max()
+    scaled = entries / largest if largest else entries
+    expected = largest * (1 if norm_type == INF else (scaled**norm_type).sum() ** (1 / np.longdouble(norm_type)))
+    clipped, norm = clip_grad_norm(dict(zip("ab", arrays, strict=True)), max_norm=max_norm, norm_type=norm_type)
+    assert norm == pytest.approx(float(expected), rel=1e-12 if dtype is np.float64 else 1e-5, abs=1e-300)
+    factor = min(1, max_norm / (expected + 1e-6))
+    for ours, array in zip(clipped.values(), arrays, strict=True):
+        assert ours.dtype == dtype
+        tiny = float(np.finfo(dtype).smallest_subnormal)
+        tolerance = {np.float16: 2e-3, np.float32: 1e-5, np.float64: 1e-12}[dtype]
+        np.testing.assert_allclose(
+            ours.astype(np.longdouble), array.astype(np.longdouble) * factor, rtol=tolerance, atol=2 * tiny
+        )
+
+
+@pytest.mark.parametrize("bad", [INF, -INF, NAN])
+@pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.0, INF])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_norms_that_are_not_finite_are_those_of_torch(bad, norm_type, dtype):
+    """Infinite: finite entries become 0, infinite ones nan. A nan anywhere: nan everywhere."""
+    grads = {"a": np.array([1.0, bad], dtype), "b": np.array([-2.0], dtype), "c": np.array([bad, NAN], dtype)}
+    for chosen in ("ab", "abc"):
+        some = {key: grads[key] for key in chosen}
+        ours, norm = clip_grad_norm(some, max_norm=1.0, norm_type=norm_type)
+        wide = tree_map(lambda g: g.astype(np.float64), some)
+        theirs, twin = torch_clipped(wide, lambda p: torch.nn.utils.clip_grad_norm_(p, 1.0, norm_type))
+        assert np.array_equal(norm, twin.item(), equal_nan=True)
+        for key in some:
+            assert np.array_equal(ours[key], theirs[key], equal_nan=True)
+
+
+def test_measuring_only_leaves_infinite_gradients_as_they_are():
+    """PyTorch divides infinity by infinity here and makes all of them nan."""
+    grads = {"a": np.array([1.0, INF])}
+    ours, norm = clip_grad_norm(grads, max_norm=INF)
+    assert norm == INF
+    assert np.array_equal(ours["a"], grads["a"])
+    theirs, _ = torch_clipped(grads, lambda p: torch.nn.utils.clip_grad_norm_(p, INF))
+    assert np.isnan(theirs["a"]).all()
+
+
+def test_a_value_beyond_the_dtype_cuts_nothing_off():
+    for dtype in (np.float16, np.float32):
+        g = np.array([1.0, INF, -INF, NAN], dtype)
+        cut = clip_grad_value({"g": g}, clip_value=1e300)["g"]
+        assert cut.dtype == dtype
+        assert np.array_equal(cut, g, equal_nan=True)
+        assert not np.shares_memory(cut, g)

@@ -4,6 +4,7 @@ import gc
 import itertools
 import math
 import tracemalloc
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
 
 from nnbook import twins
-from nnbook.backprop import Primitive, concatenate, flatten, value_and_grad, vjp
+from nnbook.backprop import Primitive, Traced, concatenate, flatten, unflatten, value_and_grad, vjp
 from nnbook.losses import cross_entropy
 from nnbook.optimizers import adam, adam_init
 from nnbook.regularization import dropout_mask, orthogonal
@@ -511,7 +513,7 @@ def test_initial_weights_are_uniform_and_carry_the_forget_bias(rng):
         (lambda r: encode("abc", ["a", "b"]), r"not in the vocabulary: \['c'\]"),
         (lambda r: decode([2], ["a", "b"]), "allowed is 0 to 1"),
         (lambda r: streams(np.arange(3), 4), "3 tokens do not fill 4 columns"),
-        (lambda r: sample(r, np.zeros(3), temperature=-1), "temperature must be >= 0, not -1"),
+        (lambda r: sample(r, np.zeros(3), temperature=-1), "temperature must be >= 0 and finite, not -1"),
         (lambda r: sample(r, np.zeros((2, 0))), r"no token in logits of shape \(2, 0\)"),
         (lambda r: generate(r, {}, [], 3), "need a prompt"),
         (lambda r: ngram_fit([0, 1], order=0, vocab_size=2), "order 0"),
@@ -1141,3 +1143,396 @@ def test_inputs_of_other_shapes_are_refused_by_composed_models(rng):
 def test_parameters_say_which_cell_they_are(rng):
     for cell, bias in itertools.product(CELLS, (True, False)):
         assert cell_of(recurrent_init(rng, cell, 2, 3, bias=bias)) == cell
+
+
+# The order of a dict means nothing --------------------------------------------------------------------------------
+
+
+def shuffled(tree, rng):
+    """The same tree with its keys in another order, at every level."""
+    if not isinstance(tree, dict):
+        return tree
+    keys = list(tree)
+    return {keys[i]: shuffled(tree[keys[i]], rng) for i in rng.permutation(len(keys))}
+
+
+def through_a_file(tree, path):
+    """As safetensors gives it back: by its own order of the names."""
+    save_file({name: np.array(leaf) for name, leaf in flatten(tree).items()}, path)
+    return unflatten(load_file(path))
+
+
+DEEP = {"num_layers": 11, "dtype": np.float64}
+DEEP_NETWORKS = {
+    **{
+        f"recurrent {cell}{', both ways' * ends}": (
+            lambda r, cell=cell, ends=ends: recurrent_init(r, cell, 3, 2, bidirectional=ends, **DEEP),
+            lambda p, r: recurrent(p, r.normal(size=(4, 2, 3)), None, length_mask([4, 2])),
+        )
+        for cell in CELLS
+        for ends in (False, True)
+    },
+    "recurrent_classifier": (
+        lambda r: recurrent_classifier_init(r, "lstm", 3, 2, 4, bidirectional=True, **DEEP),
+        lambda p, r: recurrent_classifier(p, r.normal(size=(4, 2, 3))),
+    ),
+    "char_rnn": (
+        lambda r: char_rnn_init(r, 5, 3, cell="gru", **DEEP),
+        lambda p, r: char_rnn(p, r.integers(0, 5, (4, 2))),
+    ),
+    "seq2seq": (
+        lambda r: seq2seq_init(r, 5, 6, 3, **DEEP),
+        lambda p, r: seq2seq(p, r.integers(0, 5, (4, 2)), r.integers(0, 6, (3, 2))),
+    ),
+    "greedy_decode": (
+        lambda r: seq2seq_init(r, 5, 6, 3, **DEEP),
+        lambda p, r: greedy_decode(p, r.integers(0, 5, (4, 2)), 5, start=0),
+    ),
+    "generate": (
+        lambda r: char_rnn_init(r, 5, 3, **DEEP),
+        lambda p, r: generate(r, p, [1, 2], 9),
+    ),
+    "gradients_through_time": (
+        lambda r: recurrent_init(r, "lstm", 3, 2, dtype=np.float64),
+        lambda p, r: gradients_through_time(p, r.normal(size=(4, 2, 3)), r.normal(size=(2, 2))),
+    ),
+    "skip_gram_loss": (
+        lambda r: {"input": {"weight": r.normal(size=(5, 3))}, "output": {"weight": r.normal(size=(5, 3))}},
+        lambda p, r: skip_gram_loss(p, [0, 1], [2, 3], [[4], [0]]),
+    ),
+}
+
+
+def arrays_of(result):
+    return [a for part in result for a in arrays_of(part)] if isinstance(result, tuple) else [np.asarray(result)]
+
+
+@pytest.mark.parametrize("name", DEEP_NETWORKS)
+def test_a_network_takes_its_order_from_the_names(name, tmp_path):
+    init, run = DEEP_NETWORKS[name]
+    params = init(np.random.default_rng(0))
+    right = arrays_of(run(params, np.random.default_rng(1)))
+    others = [
+        through_a_file(params, tmp_path / "file"),
+        *(shuffled(params, np.random.default_rng(s)) for s in range(6)),
+    ]
+    assert any(list(flatten(other)) != list(flatten(params)) for other in others)
+    for other in others:
+        for a, b in zip(arrays_of(run(other, np.random.default_rng(1))), right, strict=True):
+            assert np.array_equal(a, b)
+
+
+# A mask leaves out --------------------------------------------------------------------------------------------------
+
+BAD_NUMBERS = [np.nan, np.inf, -np.inf, 1e300]
+
+
+@pytest.mark.parametrize("bad", BAD_NUMBERS)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("cell", [*CELLS, "rnn relu", "gru reset before"])
+def test_whatever_stands_in_masked_steps_is_left_out(cell, reverse, bad, rng):
+    """Outputs, states and all gradients are those of each sequence alone, cut to its length."""
+    options = {"rnn relu": {"nonlinearity": "relu"}, "gru reset before": {"reset_after": False}}.get(cell, {})
+    cell = cell.split()[0]
+    lengths, T, D, H, S = [4, 2, 0, 3], 4, 3, 2, STATES[cell]
+    mask, N = length_mask(lengths), len(lengths)
+    x, weights, start = rng.normal(size=(T, N, D)), weights_of(cell, rng, D, H), rng.normal(size=(S, N, H))
+    dy = rng.normal(size=(T + S, N, H))
+    dy[:T][~mask] = bad  # what a later layer may send back to the padding
+    x[~mask] = bad
+    y, dx, *rest = pulled(LAYERS[cell], x, *start, *weights, mask, dy=dy, reverse=reverse, **options)
+    dstart, dweights = rest[:S], rest[S : S + 4]
+    sums = [np.zeros_like(w) for w in weights]
+    assert not y[:T][~mask].any()
+    assert not dx[~mask].any()
+    for n, length in enumerate(lengths):
+        if not length:
+            assert close(y[T:, n], start[:, n])
+            assert all(close(d[n], dy[T + s, n]) for s, d in enumerate(dstart))
+            continue
+        one = slice(n, n + 1)
+        cut = np.concatenate([dy[:length, one], dy[T:, one]])
+        alone = pulled(LAYERS[cell], x[:length, one], *start[:, one], *weights, dy=cut, reverse=reverse, **options)
+        assert close(np.concatenate([y[:length, one], y[T:, one]]), alone[0])
+        assert close(dx[:length, one], alone[1])
+        assert all(close(d[one], a) for d, a in zip(dstart, alone[2 : 2 + S], strict=True))
+        for total, part in zip(sums, alone[2 + S : 6 + S], strict=True):
+            total += part
+    assert all(close(a, b) for a, b in zip(dweights, sums, strict=True))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_state_of_nan_stays_with_its_empty_sequence(cell, rng):
+    """A sequence without a step keeps its state, whatever that is, and has no share in outputs and gradients."""
+    S, weights = STATES[cell], weights_of(cell, rng, 3, 2)
+    x, start = rng.normal(size=(3, 2, 3)), rng.normal(size=(S, 2, 2))
+    start[:, 1] = np.nan
+    dy = rng.normal(size=(3 + S, 2, 2))
+    y, *grads = pulled(LAYERS[cell], x, *start, *weights, length_mask([3, 0]), dy=dy)
+    alone, *right = pulled(LAYERS[cell], x[:, :1], *start[:, :1], *weights, dy=dy[:, :1])
+    assert close(y[:, :1], alone)
+    assert not y[:3, 1].any()
+    assert all(close(a, b) for a, b in zip(grads[1 + S : 5 + S], right[1 + S : 5 + S], strict=True))
+    assert all(np.isfinite(g).all() for g in grads[:-1])
+
+
+@pytest.mark.parametrize("bad", BAD_NUMBERS[:2])
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradients_beside_padding_are_those_of_packed_sequences(cell, bad, rng):
+    """Two layers, both ways, as ``pack_padded_sequence`` has them, although the padding is not finite."""
+    params = recurrent_init(rng, cell, 3, 4, num_layers=2, bidirectional=True, dtype=np.float64)
+    twin = torch_layer(cell, params, 3, 4, layers=2, bidirectional=True, bias=True, batch_first=False)
+    x, lengths = rng.normal(size=(4, 2, 3)), [4, 2]
+    x[2:, 1] = bad
+    upstream = rng.normal(size=(4, 2, 8))
+    upstream[2:, 1] = 0
+
+    def loss(params):
+        y, _ = recurrent(params, x, None, length_mask(lengths))
+        return (y * upstream).sum()
+
+    value, grads = value_and_grad(loss)(params)
+    packed = torch.nn.utils.rnn.pack_padded_sequence(torch.tensor(x), lengths)
+    y, _ = torch.nn.utils.rnn.pad_packed_sequence(twin(packed)[0])
+    theirs = (y * torch.tensor(upstream)).sum()
+    theirs.backward()
+    assert close(value, theirs.item())
+    for name, p in twin.named_parameters():
+        assert close(grads[name], p.grad), name
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_token_of_nan_in_the_padding_is_left_out(cell, rng):
+    """Embedding, network, output layer and loss together: neither value nor gradient sees the padding's vector."""
+    tokens, targets = rng.integers(0, 4, (2, 4, 2))
+    mask = length_mask([4, 2])
+    tokens[~mask] = 4
+    params = char_rnn_init(rng, 5, 3, cell=cell, num_layers=2, dtype=np.float64)
+
+    def loss(params):
+        return sequence_cross_entropy(char_rnn(params, tokens, None, mask)[0], targets, mask)
+
+    right = value_and_grad(loss)(params)
+    for bad in BAD_NUMBERS:
+        params["embedding"]["weight"][4] = bad
+        value, grads = value_and_grad(loss)(params)
+        assert value == right[0]
+        assert all(
+            np.array_equal(a, b) for a, b in zip(flatten(grads).values(), flatten(right[1]).values(), strict=True)
+        )
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_an_encoder_leaves_padding_out(cell, rng):
+    source, target = rng.integers(0, 4, (4, 2)), rng.integers(0, 6, (3, 2))
+    mask = length_mask([4, 2])
+    source[~mask] = 4
+    params = seq2seq_init(rng, 5, 6, 3, cell=cell, dtype=np.float64)
+
+    def loss(params):
+        return cross_entropy(seq2seq(params, source, target, mask).reshape((6, 6)), target.reshape(-1))
+
+    right = value_and_grad(loss)(params)
+    params["encoder"]["embedding"]["weight"][4] = np.nan
+    value, grads = value_and_grad(loss)(params)
+    assert value == right[0]
+    assert all(np.array_equal(a, b) for a, b in zip(flatten(grads).values(), flatten(right[1]).values(), strict=True))
+
+
+@pytest.mark.parametrize("bad", BAD_NUMBERS[:3])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_logits_of_nan_in_the_padding_are_left_out(reduction, bad, rng):
+    logits, targets, mask = rng.normal(size=(4, 2, 5)), rng.integers(0, 5, (4, 2)), length_mask([4, 2])
+    logits[~mask], targets[~mask] = bad, -100
+    y, dlogits = pulled(lambda z: sequence_cross_entropy(z, targets, mask, reduction=reduction), logits, dy=1.0)
+    right, dright = pulled(lambda z: cross_entropy(z, targets[mask], reduction=reduction), logits[mask], dy=1.0)
+    assert close(y, right)
+    assert close(dlogits[mask], dright)
+    assert not dlogits[~mask].any()
+
+
+# Two ways, one result -----------------------------------------------------------------------------------------------
+
+COEFFICIENTS = [0.0, 1.0, -1.0, 0.5, 2.0, -3.0, 1e-30, 1e-20, 1e20, 1e30, np.inf, -np.inf, np.nan]
+
+
+def bound_of(a, b):
+    """What rounding may do: the recurrence of the sizes, in numbers that do not overflow."""
+    a, b = a.astype(np.longdouble), b.astype(np.longdouble)
+    with np.errstate(all="ignore"):
+        h = [np.abs(b[0])]
+        for t in range(1, len(a)):
+            h.append(np.where(a[t] == 0, 0, np.abs(a[t]) * h[-1]) + np.abs(b[t]))
+    return np.array(h)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data(), st.integers(1, 40), st.sampled_from([np.float32, np.float64]))
+def test_the_scan_is_the_loop_over_the_whole_range(data, T, dtype):
+    """Huge and tiny coefficients, zeros and infinities: where one of the two is a number, both are, and the same."""
+    kind = data.draw(st.sampled_from(["any", "finite", "below 1", "growing"]))
+    pool = {"any": COEFFICIENTS, "finite": COEFFICIENTS[:10], "below 1": COEFFICIENTS[:4], "growing": [2.0, 1.5]}[kind]
+    a = np.array(data.draw(st.lists(st.sampled_from(pool), min_size=T, max_size=T)), dtype)[:, None]
+    sizes = st.sampled_from([0.0, 0.0, 1.0, -1.0, 0.3, 1e10, float(np.finfo(dtype).max)])
+    b = np.array(data.draw(st.lists(sizes, min_size=T, max_size=T)), dtype)[:, None]
+    dy = np.array(data.draw(st.lists(sizes, min_size=T, max_size=T)), dtype)[:, None]
+    found = {}
+    with np.errstate(all="ignore"):
+        for method in ("scan", "loop"):
+            y, pull = vjp(linear_recurrence, a, b, method=method)
+            found[method] = (y, *pull(dy))
+    with np.errstate(all="ignore"):
+        forwards, backwards = bound_of(a, b), bound_of(np.concatenate([a[:1], a[:0:-1]]), dy[::-1])[::-1]
+        before = np.concatenate([np.zeros_like(forwards[:1]), forwards[:-1]])
+        bounds = (forwards, backwards * before, backwards)
+        scale = [np.maximum.accumulate(forwards), np.nanmax(backwards * before, initial=0), backwards[::-1].max()]
+    for scan, loop, bound, most, product in zip(*[found[m] for m in found], bounds, scale, (0, 1, 0), strict=True):
+        good = np.isfinite(loop)
+        with np.errstate(all="ignore"):
+            fits = bound < np.finfo(dtype).max / 2  # beyond, rounding alone may decide what overflows
+            allowed = 8 * T * np.finfo(dtype).eps * (bound + np.finfo(dtype).tiny * np.maximum(1, most))
+            apart = np.abs(scan.astype(np.longdouble) - loop.astype(np.longdouble))
+        assert np.array_equal(np.isfinite(scan)[fits], good[fits])
+        assert product or np.isfinite(scan)[good].all()  # a product of two results may overflow by their rounding
+        assert not (apart > allowed)[good & np.isfinite(scan)].any()
+
+
+def test_two_hundred_doublings_by_hand():
+    """1 by the loop; the products of the scan, 2 to the 199th in single precision, are infinite."""
+    a, b = np.full(200, 2.0, np.float32), np.zeros(200, np.float32)
+    b[-1] = 1
+    for method in ("scan", "loop"):
+        assert linear_recurrence(a, b, method=method)[-1] == 1
+    up_and_down = np.repeat([1e30, 1e-30, 1e-30, 1e30], 3).astype(np.float32)
+    b = np.full(12, 1e-30, np.float32)
+    with np.errstate(over="ignore"):
+        scan, loop = (linear_recurrence(up_and_down, b, method=method) for method in ("scan", "loop"))
+    assert np.array_equal(scan, loop)
+
+
+# Shapes are those of the documentation -----------------------------------------------------------------------------
+
+
+def other_shapes(shape):
+    """One more and one less along every axis, an axis of one, one axis more and one less."""
+    for i, n in enumerate(shape):
+        for m in {n + 1, n - 1, 1} - {n}:
+            yield (*shape[:i], m, *shape[i + 1 :])
+    yield (1, *shape)
+    yield (*shape, 1)
+    yield shape[1:]
+
+
+STEPS = {"rnn": rnn_cell, "lstm": lstm_cell, "gru": gru_cell}
+
+
+@pytest.mark.parametrize("options", [{}, {"reset_after": False}])
+@pytest.mark.parametrize("function", ["cell", "layer"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_shape_is_checked_and_named(cell, function, options, rng):
+    if options and cell != "gru":
+        options = {"nonlinearity": "relu"} if cell == "rnn" else {}
+    D, H, N, T = 3, 4, 2, 5
+    x = rng.normal(size=(N, D) if function == "cell" else (T, N, D))
+    args = [x, *rng.normal(size=(STATES[cell], N, H)), *weights_of(cell, rng, D, H)]
+    if function == "layer":
+        args.append(np.ones((T, N), bool))
+    f = (STEPS if function == "cell" else LAYERS)[cell]
+    f(*args, **options)
+    count = 0
+    for i, right in enumerate(args):
+        for shape in other_shapes(right.shape):
+            if function == "layer" and i == 0 and shape == (T + 1, N, D):
+                continue
+            wrong = [*args[:i], np.ones(shape, right.dtype), *args[i + 1 :]]
+            if i == 0 and function == "layer" and len(shape) == 3 and shape[1:] == (N, D) and len(args[-1]) == shape[0]:
+                continue
+            with pytest.raises(ValueError, match=r"\(.*\)"):
+                f(*wrong, **options)
+            count += 1
+    assert count > 25
+
+
+# What is not finite ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda r, v: sample(r, [v if v != -np.inf else np.nan, 1.0, 2.0]),
+        lambda r, v: sample(r, [v] * 3, temperature=0),
+        lambda r, v: sample(r, [[0.0, 1.0], [v, v]]),
+        lambda r, v: sample(r, [0.0, 1.0], temperature=v),
+        lambda r, v: ar_fit([1.0, 2.0, v, 3.0, 4.0, 5.0, 6.0], order=2),
+        lambda r, v: ar_predict({"weight": np.ones(2), "bias": 0.0}, [1.0, v, 2.0, 3.0]),
+        lambda r, v: ar_forecast({"weight": np.ones(2), "bias": 0.0}, [1.0, v], 2),
+        lambda r, v: negative_samples(r, [1.0, v, 2.0], 3),
+        lambda r, v: negative_samples(r, [1.0, 3.0], 3, power=v if v != -np.inf else np.nan),
+        lambda r, v: spectral_radius([[1.0, v], [0.0, 1.0]]),
+        lambda r, v: with_spectral_radius(np.array([[1.0, v], [0.0, 1.0]]), 0.5),
+        lambda r, v: with_spectral_radius(np.eye(2), v),
+        lambda r, v: most_similar([[1.0, v], [0.0, 1.0], [1.0, 1.0]], 2, count=1),
+        lambda r, v: ngram_nll(ngram_fit([0, 1, 1], order=2, vocab_size=2), [0, 1], concentration=v),
+        lambda r, v: ngram_probabilities(ngram_fit([0, 1, 1], order=2, vocab_size=2), [0], concentration=v),
+        lambda r, v: ngram_search([0, 1, 1], [0, 1], vocab_size=2, concentrations=(1.0, v)),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused(call, bad, rng):
+    with pytest.raises(ValueError, match=r"[a-z]{3}"):
+        call(rng, bad)
+
+
+def test_minus_infinity_is_a_token_that_is_never_drawn(rng):
+    logits = np.array([-np.inf, 0.0, -np.inf, 0.0, -np.inf])
+    for temperature in (5e-324, 1e-3, 1.0, 1e308):
+        drawn = sample(rng, np.tile(logits, (200, 1)), temperature=temperature)
+        assert set(drawn.tolist()) == {1, 3}
+
+
+def test_the_angle_does_not_depend_on_the_length(rng):
+    vectors = rng.normal(size=(6, 3))
+    right = most_similar(vectors, 2, count=3)
+    for scale in (1e-250, 1e250):
+        found = most_similar(scale * vectors, 2, count=3)
+        assert np.array_equal(found[0], right[0])
+        assert close(found[1], right[1])
+
+
+# States that depend on the parameters ------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    h: Any
+    c: Any
+
+
+def test_a_state_of_any_form_comes_back_off_the_tape():
+    def of_any_form(w):
+        return {"a": [w * 2, (w + 1, None)], "b": {"c": Pair(w, 3)}, "d": "text"}
+
+    def loss(params, x, y=None, state=None):
+        return (params["w"] * x).sum(), of_any_form(params["w"])
+
+    params, right = {"w": np.array([1.0, 2.0])}, of_any_form(np.array([1.0, 2.0]))
+
+    def look(found, expected):
+        assert type(found) is not Traced
+        assert type(found) is type(expected)
+        if isinstance(expected, dict):
+            assert list(found) == list(expected)
+            [look(found[key], expected[key]) for key in expected]
+        elif isinstance(expected, (list, tuple)):
+            [look(a, b) for a, b in zip(found, expected, strict=True)]
+        elif isinstance(expected, np.ndarray):
+            assert np.array_equal(found, expected)
+
+    look(value_and_grad_with_state(loss)(params, np.ones(2))[2], right)
+    look(truncated_bptt(loss, params, np.ones((4, 2)), np.ones((4, 2)), None, length=2)[2], right)
+
+
+def test_a_loss_without_a_state_is_refused(rng):
+    with pytest.raises(ValueError, match=r"pair \(value, state\)"):
+        value_and_grad_with_state(lambda w: (w * w).sum())(np.ones(2))
+    with pytest.raises(ValueError, match="no step"):
+        truncated_bptt(language_loss, {}, np.zeros((0, 2), int), np.zeros((0, 2), int), None, length=3)

@@ -1,11 +1,16 @@
 """The tools behind the Makefile: clear messages, nothing done twice, nothing stale passed off as fresh."""
 
 import ast
+import contextlib
+import errno
 import importlib.util
 import itertools
+import json
+import os
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -29,6 +34,7 @@ def tool(name):
 
 
 setup_env, pins, book, serve, run_tests = map(tool, ("setup_env", "pins", "book", "serve", "run_tests"))
+lock = sys.modules["lock"]  # the one that these have imported
 
 
 def make(*arguments):
@@ -41,7 +47,10 @@ def make(*arguments):
 
 
 def test_an_old_python_gets_a_message_and_not_a_syntax_error():
-    ast.parse((ROOT / "tools" / "setup_env.py").read_text(encoding="utf-8"), feature_version=(3, 6))
+    for name in ("setup_env.py", "lock.py"):
+        ast.parse((ROOT / "tools" / name).read_text(encoding="utf-8"), feature_version=(3, 6))
+    imports = re.findall(r"^\s*(?:import|from) (\w+)", (ROOT / "tools" / "lock.py").read_text(), re.MULTILINE)
+    assert set(imports) <= {"contextlib", "errno", "os", "time", "fcntl", "msvcrt"}
     message = setup_env.problem(version=(3, 9, 18))
     assert "needs Python 3.11 or later" in message
     assert "make PYTHON=" in message
@@ -61,10 +70,8 @@ def test_set_up_is_asked_again_exactly_when_its_inputs_change(tmp_path, monkeypa
     for name in setup_env.INPUTS:
         (tmp_path / name).write_text(name)
     (tmp_path / "node_modules").mkdir()
-    python = tmp_path / "python"
-    python.write_text("")
     monkeypatch.setattr(setup_env, "ROOT", str(tmp_path))
-    monkeypatch.setattr(setup_env, "PYTHON", str(python))
+    monkeypatch.setattr(setup_env, "PYTHON", sys.executable)
     monkeypatch.setattr(setup_env, "READY", str(tmp_path / ".ready"))
     assert not setup_env.is_ready()
     (tmp_path / ".ready").write_text(setup_env.fingerprint() + "\n")
@@ -82,6 +89,239 @@ def test_set_up_goes_by_the_folder_in_which_it_stands(tmp_path, monkeypatch):
     before = setup_env.fingerprint()
     monkeypatch.setattr(setup_env, "ROOT", str(tmp_path))
     assert setup_env.fingerprint() != before
+
+
+def pretend(tmp_path, python="#!/bin/sh\necho 'Python 1'\n"):
+    """A folder with what set-up looks at, and an interpreter that only says which it is."""
+    if os.name == "nt":
+        pytest.skip("the interpreter of this test is a shell script")
+    for name in setup_env.INPUTS:
+        (tmp_path / name).write_text(name)
+    for folder in ("node_modules", ".venv/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    interpreter = tmp_path / ".venv" / "bin" / "python"
+    interpreter.write_text(python)
+    interpreter.chmod(0o755)
+    return {
+        "ROOT": str(tmp_path),
+        "VENV": str(tmp_path / ".venv"),
+        "PYTHON": str(interpreter),
+        "READY": str(tmp_path / ".venv" / ".ready"),
+        "LOCK": str(tmp_path / "_build" / "setup.lock"),
+    }
+
+
+@pytest.fixture
+def pretended(tmp_path, monkeypatch):
+    for name, value in pretend(tmp_path).items():
+        monkeypatch.setattr(setup_env, name, value)
+    return tmp_path
+
+
+def test_set_up_is_asked_again_when_the_interpreter_is_another_one(pretended):
+    Path(setup_env.READY).write_text(setup_env.fingerprint() + "\n")
+    assert setup_env.is_ready()
+    Path(setup_env.PYTHON).write_text("#!/bin/sh\necho 'Python 2'\n")
+    assert not setup_env.is_ready()
+
+
+def test_what_does_not_start_is_not_ready(pretended):
+    Path(setup_env.PYTHON).write_text("#!/bin/sh\nexit 3\n")
+    Path(setup_env.READY).write_text(setup_env.fingerprint() + "\n")
+    assert not setup_env.is_ready()
+    Path(setup_env.PYTHON).unlink()
+    Path(setup_env.READY).write_text(setup_env.fingerprint() + "\n")
+    assert not setup_env.is_ready()
+
+
+def test_an_environment_of_an_old_python_is_made_anew(monkeypatch):
+    assert setup_env.works(sys.executable)
+    monkeypatch.setattr(setup_env, "OLDEST", (99, 0))
+    assert not setup_env.works(sys.executable)
+
+
+@pytest.mark.parametrize("step", range(3))
+def test_an_interrupted_installation_is_not_taken_for_a_finished_one(step, pretended, monkeypatch):
+    """Not even after its inputs are what they were before."""
+    pins_before = (pretended / "requirements.txt").read_text()
+    Path(setup_env.READY).write_text(setup_env.fingerprint() + "\n")
+    (pretended / "requirements.txt").write_text("another version")
+    commands = []
+
+    def run(*command):
+        assert not Path(setup_env.READY).exists()
+        commands.append(command)
+        if len(commands) > step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(setup_env, "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        setup_env.main()
+    (pretended / "requirements.txt").write_text(pins_before)
+    assert not setup_env.is_ready()
+
+
+def test_a_file_that_changes_during_the_installation_asks_for_another_one(pretended, monkeypatch):
+    monkeypatch.setattr(setup_env, "run", lambda *command: (pretended / "requirements.txt").write_text("saved late"))
+    assert setup_env.main() == 0
+    assert not setup_env.is_ready()
+    monkeypatch.setattr(setup_env, "run", lambda *command: None)
+    assert setup_env.main() == 0
+    assert setup_env.is_ready()
+
+
+# Taking turns
+
+
+def start(code, *arguments):
+    """A Python process that runs a tool of the book with something of it replaced."""
+    code = f"import sys\nsys.path.insert(0, {str(ROOT / 'tools')!r})\n" + code
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", code, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+HOLD = """
+from lock import one_at_a_time
+with one_at_a_time(sys.argv[1], "test"):
+    print("held")
+    sys.stdin.readline()
+print("let go")
+"""
+
+
+def first_line(process):
+    """What a process says first, however long it takes to start; the tests around it have limits of their own."""
+    return process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize("end", ["it ends", "it is killed", "its file is removed"])
+def test_who_holds_the_lock_keeps_others_waiting_until_it_is_gone(end, tmp_path):
+    path = tmp_path / "folder" / "a.lock"
+    with start(HOLD, path) as first:
+        assert first_line(first) == "held"
+        if end == "its file is removed":
+            path.unlink()
+        with start(HOLD, path) as second:
+            if end == "its file is removed":
+                assert first_line(second) == "held"  # as others who come now would, and these are kept out:
+                with start(HOLD, path) as third:
+                    assert first_line(third) == "Waiting for another test in this folder to end (Ctrl-C gives up)"
+                    second.communicate("\n", timeout=60)
+                    assert first_line(third) == "held"
+                    third.communicate("\n", timeout=60)
+            else:
+                assert first_line(second) == "Waiting for another test in this folder to end (Ctrl-C gives up)"
+                if end == "it is killed":
+                    first.kill()
+                else:
+                    first.stdin.write("\n")
+                    first.stdin.flush()
+                assert first_line(second) == "held"
+                second.communicate("\n", timeout=60)
+        if end != "it is killed":
+            first.communicate("\n" if end == "its file is removed" else None, timeout=60)
+    with lock.one_at_a_time(path, "test"):
+        pass
+
+
+def test_the_lock_of_windows_is_asked_in_its_way(tmp_path, monkeypatch):
+    """There is no Windows here, so a stand-in for its module refuses twice."""
+    calls = []
+
+    class Msvcrt:
+        LK_NBLCK = 2
+
+        @staticmethod
+        def locking(descriptor, mode, count):
+            calls.append((mode, count))
+            if len(calls) < 3:
+                raise OSError(errno.EACCES, "taken")
+
+    monkeypatch.setattr(lock, "fcntl", None)
+    monkeypatch.setattr(lock, "msvcrt", Msvcrt, raising=False)
+    monkeypatch.setattr(lock, "PAUSE", 0.0)
+    with lock.one_at_a_time(tmp_path / "a.lock", "test"):
+        assert calls == [(2, 1)] * 3
+
+
+@pytest.mark.parametrize(("number", "works"), [(errno.ENOLCK, True), (errno.EIO, False)])
+def test_a_file_system_without_locks_is_worked_on_all_the_same(number, works, tmp_path, monkeypatch):
+    class Fcntl:
+        LOCK_EX = LOCK_NB = 0
+
+        @staticmethod
+        def flock(descriptor, mode):
+            raise OSError(number, "no")
+
+    monkeypatch.setattr(lock, "fcntl", Fcntl)
+    done = []
+    with contextlib.suppress(OSError), lock.one_at_a_time(tmp_path / "a.lock", "test"):
+        done.append(True)
+    assert bool(done) is works
+
+
+LOGGED = """
+import pathlib, time
+def work(*_, **__):
+    for word in ("begin", "end"):
+        with open(log, "a") as file:
+            print(word, file=file)
+        time.sleep(0.5 if word == "begin" else 0)
+log, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+"""
+SET_UP = """
+import json, setup_env
+vars(setup_env).update(json.loads(sys.argv[3]))
+setup_env.run, setup_env.works = work, lambda python: True
+sys.exit(setup_env.main())
+"""
+BOOK = """
+import book
+book.ROOT, book.BUILD, book.STAMP, book.LOCK = folder, folder / "_build", folder / "stamp", folder / "_build" / "lock"
+def run(*_, **__):
+    work()
+    (folder / "_build" / "html").mkdir(exist_ok=True)
+    (folder / "_build" / "html" / "index.html").touch()
+    return type("Done", (), {"returncode": 0})
+book.subprocess.run = run
+sys.exit(book.main(sys.argv[3:]))
+"""
+NOTEBOOKS = """
+import notebooks
+notebooks.LOCK = folder / "_build" / "lock"
+notebooks.renew = lambda path, force: work() is None
+sys.exit(notebooks.main(sys.argv[3:]))
+"""
+
+
+def run_two(code, log, *arguments):
+    """What two processes, started together, write into the log."""
+    both = [start(LOGGED + code, log, *arguments) for _ in range(2)]
+    for process in both:
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+    return log.read_text().split()
+
+
+def test_of_two_set_ups_at_once_the_second_waits_and_finds_it_done(tmp_path):
+    facts = json.dumps(pretend(tmp_path))
+    assert run_two(SET_UP, tmp_path / "log", tmp_path, facts) == ["begin", "end"] * 3  # it runs three commands
+
+
+@pytest.mark.parametrize(("arguments", "builds"), [([], 1), (["--all"], 2)])
+def test_of_two_builds_at_once_the_second_waits(arguments, builds, tmp_path):
+    for name in ("requirements.txt", "package-lock.json"):
+        (tmp_path / name).write_text("")
+    assert run_two(BOOK, tmp_path / "log", tmp_path, *arguments) == ["begin", "end"] * builds
+
+
+def test_of_two_runs_of_the_notebooks_the_second_waits(tmp_path):
+    assert run_two(NOTEBOOKS, tmp_path / "log", tmp_path, "a.ipynb") == ["begin", "end"] * 2
 
 
 def test_nothing_is_made_where_python_is_missing():
@@ -174,6 +414,77 @@ def test_serving_tells_what_to_do_when_the_port_is_taken(capsys):
         port = taken.getsockname()[1]
         assert serve.main([str(port)]) == 1
     assert f"make serve PORT={port + 1}" in capsys.readouterr().err
+
+
+def test_a_book_that_is_not_built_is_not_announced(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(serve, "PAGES", tmp_path / "html")
+    assert serve.main(["0"]) == 1
+    said = capsys.readouterr()
+    assert "There is no built book in _build/html to show. Build it first: make book" in said.err
+    assert said.out == ""
+
+
+@contextlib.contextmanager
+def serving(folder):
+    server = serve.Server(("127.0.0.1", 0), serve.functools.partial(serve.Handler, directory=str(folder)))
+    server.daemon_threads = False  # so that closing waits for what they say
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("/%00", 400),
+        ("/a%00b.html", 400),
+        ("/chapters%00/", 404),
+        ("/%ff%fe", 404),
+        ("/%ed%a0%80", 400),
+        ("/" + "x" * 5000, 404),
+        ("/%2e%2e/%2e%2e/etc/passwd", 404),
+        ("/no/such/page.html", 404),
+        ("/?%00", 200),
+        ("/#%00", 200),
+    ],
+)
+def test_an_odd_address_is_answered_without_a_traceback(target, status, tmp_path, capsys):
+    (tmp_path / "index.html").write_text("a page")
+    for method in ("GET", "HEAD"):
+        with serving(tmp_path) as port, socket.create_connection(("127.0.0.1", port), timeout=30) as browser:
+            browser.sendall(f"{method} {target} HTTP/1.0\r\n\r\n".encode())
+            answer = browser.makefile("rb").readline().decode()
+        assert answer.startswith(f"HTTP/1.0 {status} "), answer
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("when", ["before the request", "in the middle of it", "in the answer"])
+def test_a_browser_that_goes_away_leaves_no_traceback(when, tmp_path, capsys):
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(50_000_000)
+    with serving(tmp_path) as port:
+        browser = socket.create_connection(("127.0.0.1", port), timeout=30)
+        browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close by a reset
+        if when != "before the request":
+            browser.sendall(b"GET /large HTTP/1.0\r\n" + (b"\r\n" if when == "in the answer" else b""))
+        if when == "in the answer":
+            assert browser.recv(1000).startswith(b"HTTP/1.0 200 ")
+        browser.close()
+        time.sleep(0.2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_another_error_of_the_server_is_still_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(serve.Handler, "end_headers", lambda self: 1 / 0)
+    with serving(tmp_path) as port, socket.create_connection(("127.0.0.1", port), timeout=30) as browser:
+        browser.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        browser.recv(1000)
+    assert "ZeroDivisionError" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("port", ["eighty", "-1", "70000"])

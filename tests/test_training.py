@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 import nnbook
-from nnbook.backprop import flatten, tree_map, value_and_grad
+from nnbook.backprop import by_number, flatten, stop_gradient, tree_map, value_and_grad
 from nnbook.neurons import log_softmax, mlp, mlp_init, tanh
 from nnbook.optimizers import (
     adadelta,
@@ -232,7 +232,7 @@ def test_a_validation_loss_that_is_not_finite_names_its_epoch():
         ({"validation": (np.ones((5, 4)), np.ones((4, 1)))}, "validation data"),
         ({"batch_size": 0}, "batch_size must be >= 1, not 0"),
         ({"epochs": -1}, "epochs must be >= 0, not -1"),
-        ({"rng": 3}, "rng must be a numpy.random.Generator, not int"),
+        ({"rng": 3}, "rng must be a numpy.random.Generator, not 3"),
         ({"patience": 2}, "need a validation set"),
         ({"metric": wrong}, "need a validation set"),
         ({"validation": (np.ones((5, 4)), np.ones((5, 1))), "patience": 0}, "patience must be >= 1, not 0"),
@@ -398,6 +398,7 @@ def kill_within_an_epoch(run, path):
     def loss(rng):
         inner, calls = noisy_error(rng), []
 
+        @functools.wraps(inner)
         def counted(*args):
             calls.append(0)
             if len(calls) == 20:
@@ -707,7 +708,7 @@ def test_a_checkpoint_belongs_to_one_dtype_and_to_data_of_one_shape(tmp_path):
     data = np.ones((8, 2)), np.ones((8, 1))
     with pytest.raises(ValueError, match="another run: validation was None"):
         run_once(path, validation=data)
-    with pytest.raises(ValueError, match=r"another run: shapes of the data was \[\[8, 2\], \[8, 1\]\]"):
+    with pytest.raises(ValueError, match=r"another run: data was \(8, 2\) float64, \(8, 1\) float64"):
         run_once(path, data=(np.ones((8, 3)), np.ones((8, 1))))
 
 
@@ -749,3 +750,239 @@ def test_writing_leaves_the_neighbours_and_the_rights_alone(tmp_path):
 def test_a_broken_batch_size_is_refused_before_the_first_step():
     with pytest.raises(ValueError, match=r"batch_size must be an integer, not 2\.5"):
         run_once(None, batch_size=2.5)
+
+
+# What users of a course run into
+
+
+XS = np.linspace(-1, 1, 33)[:, None] * np.array([1.0, -0.5])
+YS = XS[:, :1] * 2 + 0.25
+
+
+def linear_loss(params, x, y):
+    return ((x @ params["w"] + params["b"] - y) ** 2).mean()
+
+
+def linear_params(dtype=np.float64):
+    return {"w": np.zeros((2, 1), dtype), "b": np.zeros(1, dtype)}
+
+
+def fit_linear(params=None, loss=linear_loss, **options):
+    options = {"epochs": 2, "batch_size": 8, "rng": np.random.default_rng(0), **options}
+    data = options.pop("data", (XS, YS))
+    return fit(linear_params() if params is None else params, loss, data, **options)
+
+
+def test_ctrl_c_returns_what_there_is_and_says_so(capsys):
+    calls = []
+
+    def loss(params, x, y):
+        calls.append(0)
+        if len(calls) == 13:  # in the third epoch of five steps
+            raise KeyboardInterrupt
+        return linear_loss(params, x, y)
+
+    result = fit_linear(loss=loss, epochs=10)
+    assert result.interrupted
+    assert len(result.history["train_loss"]) == len(result.history["lr"]) == 2
+    assert "after 2 of 10 epochs" in capsys.readouterr().err
+    whole = fit_linear(epochs=2)
+    assert not whole.interrupted
+    assert whole.history == result.history
+    assert not identical(whole.params, result.params)  # two steps further
+
+
+def test_ctrl_c_during_validation_leaves_no_half_epoch(capsys):
+    calls = []
+
+    def validation_loss(params, x, y):
+        calls.append(0)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return linear_loss(params, x, y)
+
+    result = fit_linear(epochs=5, validation=(XS, YS), validation_loss=validation_loss, patience=3)
+    assert {len(column) for column in result.history.values()} == {1}
+    assert identical(result.params, fit_linear(epochs=1).params)  # the best there was
+    assert "Ctrl-C" in capsys.readouterr().err
+
+
+def test_drop_last_leaves_out_the_small_batch():
+    sizes = []
+
+    def loss(params, x, y):
+        sizes.append(len(x))
+        return linear_loss(params, x, y)
+
+    fit_linear(loss=loss, batch_size=32, drop_last=True)
+    assert sizes == [32, 32]
+    fit_linear(loss=loss, batch_size=32)
+    assert sizes[2:] == [32, 1, 32, 1]
+    with pytest.raises(ValueError, match="drop_last leaves no batch: 33 examples are fewer than batch_size 40"):
+        fit_linear(batch_size=40, drop_last=True)
+
+
+def test_a_mean_over_tokens_needs_their_numbers():
+    """Rows of 1 or 3 tokens; the loss of a batch is a mean over tokens."""
+    tokens = np.array([1.0, 3.0, 3.0, 1.0, 1.0])
+    x, y = np.ones((5, 1)), np.array([10.0, 0.0, 0.0, 10.0, 10.0])[:, None]
+
+    def mean_over_tokens(params, x, y):
+        count = np.where(y[:, 0] == 0, 3.0, 1.0)
+        return (count * y[:, 0]).sum() / count.sum() + 0 * params["b"].sum()
+
+    params = {"b": np.zeros(1)}
+    right = (tokens * y[:, 0]).sum() / tokens.sum()
+    options = {"batch_size": 2, "sample_weight": tokens}
+    assert evaluate(params, mean_over_tokens, (x, y), **options) == pytest.approx(right)
+    assert evaluate(params, mean_over_tokens, (x, y), batch_size=2) != pytest.approx(right)
+    result = fit(params, mean_over_tokens, (x, y), epochs=1, lr=0.0, rng=np.random.default_rng(0), **options)
+    assert result.history["train_loss"] == pytest.approx([right])
+    for wrong_weights in (np.ones(4), -np.ones(5), np.zeros(5), np.full(5, np.nan)):
+        with pytest.raises(ValueError, match="sample_weight must be 5 finite numbers >= 0"):
+            evaluate(params, mean_over_tokens, (x, y), sample_weight=wrong_weights)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"params": {"w": np.zeros((2, 1)), "b": 0}}, r"the parameter 'b' has dtype int64.*write 0\.0"),
+        ({"params": [np.zeros(2)]}, "params must be a dict of arrays"),
+        ({"loss": lambda p, x, y: None}, "returned None; does it end without a return"),
+        ({"loss": lambda p, x, y: float(linear_loss(stop_gradient(p), x, y))}, "does not depend on the parameters"),
+        ({"loss": lambda p, x, y: "0.5"}, "returned is a str, expected numbers"),
+        ({"lr": lambda step: float("nan")}, "the learning rate of step 0 is nan"),
+        ({"lr": float("inf")}, "the learning rate of step 0 is inf"),
+        ({"lr": lambda step: None}, "the learning rate of step 0 is no number"),
+        ({"lr": float("nan")}, "lr must be a number, not nan|lr must be .*not nan"),
+        ({"optimizer": adam}, "optimizer must be a sequence"),
+        ({"state": {}, "loss": lambda p, s, x, y: linear_loss(p, x, y)}, r"returns \(value, state\)"),
+    ],
+)
+def test_training_that_would_do_nothing_is_an_error(options, message):
+    with pytest.raises(ValueError, match=message):
+        fit_linear(**options)
+
+
+def test_a_state_that_depends_on_the_parameters_comes_off_the_tape():
+    def loss(params, state, x, y):
+        prediction = x @ params["w"] + params["b"]
+        assert isinstance(state["mean"], (np.ndarray, np.generic))
+        return ((prediction - y + 0 * state["mean"]) ** 2).mean(), {"mean": prediction.mean()}
+
+    result = fit_linear(loss=loss, state={"mean": np.zeros(())})
+    assert isinstance(result.state["mean"], (np.ndarray, np.generic))
+
+
+def branched():
+    """Twelve layers, more than ten, and a branch without leaves."""
+    rng = np.random.default_rng(0)
+    return {str(i): {"weight": rng.normal(size=(2, 2)) / 2, "norm": {}} for i in range(12)}
+
+
+def branched_loss(params, x, y):
+    for name in by_number(params):
+        x = tanh(x @ params[name]["weight"].T)
+        assert params[name]["norm"] == {}
+    return ((x - y) ** 2).mean()
+
+
+def test_branches_without_leaves_survive_a_file(tmp_path):
+    params = {"a": {"norm": {}, "w": np.ones(2)}, "b": {"c": {}}, "d": np.zeros(3)}
+    save(tmp_path / "p.safetensors", params)
+    found = load(tmp_path / "p.safetensors")
+    assert identical(found, params)
+    assert set(safetensors.torch.load_file(tmp_path / "p.safetensors")) == {"a.w", "d"}
+
+
+@pytest.mark.parametrize("optimizer", [(sgd_init, sgd), (adam_init, adam), (rmsprop_init, rmsprop)])
+def test_order_and_bare_branches_survive_a_checkpoint(tmp_path, optimizer):
+    x = np.random.default_rng(1).normal(size=(8, 2))
+    options = {"batch_size": 4, "optimizer": optimizer, "lr": 0.01}
+    options |= {"validation": (x, x), "patience": 5} | ({"momentum": 0.9} if optimizer[1] is sgd else {})
+    whole = fit(branched(), branched_loss, (x, x), epochs=4, rng=np.random.default_rng(0), **options)
+    path = tmp_path / "run.safetensors"
+    for epochs in (2, 4, 4):  # the last only reads what is finished
+        result = fit(
+            branched(), branched_loss, (x, x), epochs=epochs, rng=np.random.default_rng(0), checkpoint=path, **options
+        )
+    assert list(result.params) == list(branched())
+    assert identical(result.params, whole.params)
+    assert result.history == whole.history
+    assert branched_loss(load(path), x, x) == branched_loss({k: whole.params[k] for k in whole.params}, x, x)
+
+
+def resumed(path, **options):
+    rng = np.random.default_rng(5)
+    before = rng.bit_generator.state
+    try:
+        fit_linear(checkpoint=path, rng=rng, **{"epochs": 3, **options})
+    except ValueError as problem:
+        assert rng.bit_generator.state == before  # a refused run leaves the caller's generator alone
+        return str(problem)
+    return ""
+
+
+def test_a_checkpoint_resumes_only_its_own_run(tmp_path):
+    path = tmp_path / "run.safetensors"
+    schedule = functools.partial(one_cycle, max_lr=0.1, total_steps=15)
+    assert resumed(path, lr=schedule, epochs=2) == ""
+    content = path.read_bytes()
+    other = functools.partial(one_cycle, max_lr=0.1, total_steps=30)
+
+    def another_loss(params, x, y):
+        return linear_loss(params, x, y) * 2
+
+    for options, message in (
+        ({"lr": other}, "epoch 0 ended with the learning rate"),
+        ({"lr": schedule, "loss": another_loss}, "another run: loss was linear_loss"),
+        ({"lr": schedule, "data": (XS, YS + 1e-9)}, "another run: data was"),
+        ({"lr": schedule, "data": (XS[::-1], YS[::-1])}, "another run: data was"),
+        ({"lr": schedule, "sample_weight": np.arange(1.0, 34.0)}, "another run: data was"),
+        ({"lr": schedule, "drop_last": True}, "another run: drop_last was False"),
+        ({"lr": schedule, "epochs": 1}, "beyond the 1 asked for"),
+    ):
+        assert message in resumed(path, **options), options
+        assert path.read_bytes() == content
+    assert resumed(path, lr=schedule) == ""
+
+
+def penalized(strength):
+    def loss(params, x, y):
+        return linear_loss(params, x, y) + strength * (params["w"] ** 2).sum()
+
+    return loss
+
+
+def test_a_constant_that_the_loss_closes_over_belongs_to_it(tmp_path):
+    path = tmp_path / "run.safetensors"
+    assert resumed(path, loss=penalized(0.1), epochs=1) == ""
+    assert "another run: loss was" in resumed(path, loss=penalized(0.2))
+    assert resumed(path, loss=penalized(0.1)) == ""
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    """One bit in each byte of a small file: in the header, in its text, in the numbers."""
+    path = tmp_path / "p.safetensors"
+    save(path, {"w": np.arange(3.0), "norm": {}})
+    content = path.read_bytes()
+    assert identical(load(path), {"w": np.arange(3.0), "norm": {}})
+    for i in range(len(content)):
+        path.write_bytes(content[:i] + bytes([content[i] ^ (1 << (i % 8))]) + content[i + 1 :])
+        with pytest.raises(ValueError, match=r"damaged|dtype that NumPy lacks"):
+            load(path)
+
+
+def test_what_is_left_of_a_killed_writer_goes_after_an_hour(tmp_path):
+    old, new = tmp_path / ".p.safetensors.0123.tmp", tmp_path / ".p.safetensors.4567.tmp"
+    for file in (old, new, tmp_path / ".q.safetensors.0123.tmp"):
+        file.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    os.utime(tmp_path / ".q.safetensors.0123.tmp", (0, 0))
+    save(tmp_path / "p.safetensors", {"w": np.ones(1)})
+    left = sorted(p.name for p in tmp_path.iterdir())
+    assert left == [
+        ".p.safetensors.4567.tmp",
+        ".q.safetensors.0123.tmp",
+        "p.safetensors",
+    ]

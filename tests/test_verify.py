@@ -1,6 +1,7 @@
 """The harness, put to the test: right functions pass, and every planted error is caught by the check meant for it."""
 
 import dataclasses
+import math
 import re
 import subprocess
 import sys
@@ -343,6 +344,13 @@ def test_shapes_infinities_and_nans_must_agree(a, b):
     assert verify.error(a, b) == np.inf
 
 
+@pytest.mark.parametrize("wrong", [[1 + 5j], [1 + 0j], ["1.0"], [b"1.0"], np.array([1.0], object), [None]])
+def test_what_are_no_real_numbers_is_infinitely_far_from_them(wrong):
+    """NumPy would drop an imaginary part, read a text and take None for a nan."""
+    assert verify.error(wrong, [1.0]) == np.inf
+    assert verify.error(wrong, [np.nan]) == np.inf
+
+
 def test_equal_infinities_and_nans_are_left_out():
     assert verify.error([np.inf, np.nan, 1.0], [np.inf, np.nan, 2.0]) == 0.5
 
@@ -638,6 +646,367 @@ def test_check_says_what_agrees_and_what_does_not(candidate, vjp, ok, text):
     result = verify.check(candidate, "exp", vjp)
     assert text in repr(result)
     assert result.ok is ok
+
+
+def with_vjp(forward, vjp):
+    """A reader's own primitive."""
+    op = primitive(forward)
+    op.defvjp(vjp)
+    return op
+
+
+def empty(x): ...
+
+
+def documented(x):
+    """To be written."""
+    ...  # noqa: PIE790 - as the exercises have it
+
+
+def empty_vjp(dy, x): ...
+
+
+def empty_primitive_vjp(dy, y, x): ...
+
+
+def generates(x):
+    yield from np.exp(x)
+
+
+def forgets_to_return(x):
+    np.exp(x)
+
+
+def with_a_gap(x):
+    y = ...
+    return np.exp(y)
+
+
+def quits(x):
+    sys.exit("enough")
+
+
+def in_place(x):
+    return np.exp(x, out=x)
+
+
+def zeroes_its_input(x):
+    y = np.exp(x)
+    x[...] = 0
+    return y
+
+
+def exp_vjp(dy, x):
+    return dy * np.exp(x)
+
+
+def in_place_dy(dy, x):
+    dy *= np.exp(x)
+    return dy
+
+
+def in_place_vjp(dy, x):
+    return dy * np.exp(x, out=x)
+
+
+def leaf(x):
+    import torch
+
+    return torch.from_numpy(x).exp().requires_grad_()
+
+
+def leaf_vjp(dy, x):
+    import torch
+
+    return leaf(x) * torch.from_numpy(dy)
+
+
+def bfloat16(x):
+    import torch
+
+    return torch.from_numpy(x).exp().bfloat16()
+
+
+class Unconvertible:
+    """What raises when NumPy asks for its numbers, and leaves by the back door if ``way`` is SystemExit."""
+
+    def __init__(self, way):
+        self.way = way
+
+    def __array__(self, dtype=None, copy=None):
+        raise self.way("no numbers")
+
+
+class Untold(Exception):
+    def __str__(self):
+        raise RuntimeError("no words either")
+
+
+def raises_untold(*arguments):
+    raise Untold
+
+
+def primitive_forward(x):
+    y = np.exp(x)
+    return y, y
+
+
+def overwriting_primitive_vjp(dy, y, x):
+    x[...] = 0
+    return (dy * y,)
+
+
+def first_bad(x, value):
+    y = np.exp(x)
+    if y.size:
+        y.flat[0] = value
+    return y
+
+
+ANSWERS = {
+    "complex": (lambda x: np.exp(x) + 5j, None, False, "'matrix': expected real numbers, got complex128"),
+    "complex, nothing imaginary": (lambda x: np.exp(x) + 0j, None, False, "expected real numbers, got complex128"),
+    "strings": (lambda x: np.exp(x).astype(str), None, False, "expected numbers, got an array of dtype <U"),
+    "bytes": (lambda x: np.exp(x).astype(bytes), None, False, "expected numbers, got an array of dtype |S"),
+    "a list of strings": (lambda x: [str(v) for v in x], None, False, "expected numbers, got an array of dtype <U"),
+    "objects": (lambda x: np.exp(x).astype(object), None, False, "expected numbers, got an array of dtype object"),
+    "booleans": (lambda x: x > 0, None, False, "expected numbers, got booleans"),
+    "times": (lambda x: x.astype("m8[s]"), None, False, "expected numbers, got an array of dtype timedelta64"),
+    "records": (
+        lambda x: np.exp(x).view([("a", float)]),
+        None,
+        False,
+        "expected numbers, got an array of dtype [('a', '<f8')]",
+    ),
+    "a tuple": (
+        lambda x: (np.exp(x), None),
+        None,
+        False,
+        "expected an array of shape (3, 4), got a tuple of 2; return the array alone",
+    ),
+    "a tuple of rows": (lambda x: tuple(np.exp(x)), None, False, "got a tuple of 3; return the array alone"),
+    "a dict": (lambda x: {"y": np.exp(x)}, None, False, "expected an array of shape (3, 4), got dict"),
+    "a generator": (generates, None, False, "expected an array of shape (3, 4), got generator"),
+    "a map": (lambda x: map(np.exp, x), None, False, "expected an array of shape (3, 4), got map"),
+    "a ragged list": (
+        lambda x: [[1.0], [1.0, 2.0]],
+        None,
+        False,
+        "expected an array of shape (3, 4), got list, which NumPy cannot convert: ValueError: ",
+    ),
+    "hidden entries": (
+        lambda x: np.ma.masked_less(np.exp(x), 1),
+        None,
+        False,
+        "of the 12 numbers of a masked array are hidden",
+    ),
+    "a masked array, nothing hidden": (lambda x: np.ma.array(np.exp(x)), None, True, "the values agree"),
+    "nan": (
+        lambda x: first_bad(x, np.nan),
+        None,
+        False,
+        "the numbers differ: 1 of 12 is infinite or nan, at (0, 0)\nexpected [[",
+    ),
+    "all infinite": (
+        lambda x: np.full_like(x, np.inf),
+        None,
+        False,
+        "the numbers differ: 12 of 12 are infinite or nan, the first at (0, 0)",
+    ),
+    "huge": (lambda x: np.full_like(x, -1.7e308), None, False, "the numbers differ\nexpected [["),
+    "float32": (
+        lambda x: np.exp(x.astype(np.float32)),
+        None,
+        False,
+        "as little as float32 rounds; compute in the float64 that comes in",
+    ),
+    "float16": (lambda x: np.exp(x).astype(np.float16), None, False, "as little as float16 rounds"),
+    "float32 and wrong": (lambda x: 2 * np.exp(x.astype(np.float32)), None, False, "the numbers differ\nexpected"),
+    "just off": (lambda x: np.exp(x) * (1 + 1e-7), None, False, "the numbers differ, by 1.0e-07 of the largest"),
+    "long double": (lambda x: np.exp(x.astype(np.longdouble)), None, True, "the values agree"),
+    "overwritten": (in_place, None, False, "exp: case 'matrix': your function overwrites its argument x"),
+    "overwritten, the answer right": (zeroes_its_input, None, False, "your function overwrites its argument x"),
+    "overwritten by a ufunc": (
+        lambda *a: np.exp(a[0], out=a[0]),
+        None,
+        False,
+        "your function overwrites its argument 0",
+    ),
+    "reshaped in place": (
+        lambda x: (np.exp(x), setattr(x, "shape", (x.size,)))[0],
+        None,
+        False,
+        "your function overwrites its argument x",
+    ),
+    "x overwritten in a primitive": (Primitive(lambda x: (np.exp(x, out=x), None)), None, False, "its argument x"),
+    "dy overwritten in a primitive's VJP": (
+        with_vjp(primitive_forward, lambda dy, y, x: (np.multiply(dy, y, out=dy),)),
+        None,
+        False,
+        "the VJP overwrites its argument dy",
+    ),
+    "dy overwritten": (np.exp, in_place_dy, False, "exp: case 'matrix': the VJP overwrites its argument dy"),
+    "x overwritten in the VJP": (np.exp, in_place_vjp, False, "the VJP overwrites its argument x"),
+    "x overwritten in a primitive's VJP": (
+        with_vjp(primitive_forward, overwriting_primitive_vjp),
+        None,
+        False,
+        "the VJP overwrites an argument; work on a copy",
+    ),
+    "a tensor with requires_grad": (leaf, None, True, "the values agree"),
+    "a VJP with requires_grad": (np.exp, leaf_vjp, True, "value and gradients agree"),
+    "bfloat16": (bfloat16, None, False, "got Tensor, which NumPy cannot convert: TypeError: "),
+    "what cannot be converted": (
+        lambda x: Unconvertible(RuntimeError),
+        None,
+        False,
+        "got Unconvertible, which NumPy cannot convert: RuntimeError: no numbers",
+    ),
+    "what exits when converted": (
+        lambda x: Unconvertible(SystemExit),
+        None,
+        False,
+        "got Unconvertible, which NumPy cannot convert: SystemExit: no numbers",
+    ),
+    "a gradient that cannot be converted": (
+        np.exp,
+        lambda dy, x: Unconvertible(RuntimeError),
+        False,
+        "gradient of argument 0: expected an array of shape (3, 4), got Unconvertible, which",
+    ),
+    "a complex gradient": (
+        np.exp,
+        lambda dy, x: dy * np.exp(x) + 1j,
+        False,
+        "gradient of argument 0: expected real numbers, got complex128",
+    ),
+    "a boolean gradient": (np.exp, lambda dy, x: dy > 0, False, "gradient of argument 0: expected numbers, got boo"),
+    "sys.exit": (quits, None, False, "case 'matrix' raised SystemExit: enough"),
+    "sys.exit in the VJP": (np.exp, lambda dy, x: quits(x), False, "the VJP raised SystemExit: enough"),
+    "an error without words": (raises_untold, None, False, "case 'matrix' raised Untold"),
+    "an error without words in the VJP": (np.exp, raises_untold, False, "the VJP raised Untold"),
+    "no return": (forgets_to_return, None, False, "expected an array of shape (3, 4), got NoneType"),
+    "a primitive without return": (
+        Primitive(forgets_to_return),
+        None,
+        False,
+        "returned NoneType; a primitive returns two things, its value and what its derivative needs",
+    ),
+    "a primitive that returns its value alone": (Primitive(np.exp), None, False, "returned ndarray; a primitive"),
+    "nothing but ...": (..., None, None, "exp: not attempted"),
+    "a body of ...": (empty, None, None, "exp: not attempted"),
+    "a docstring and ...": (documented, None, None, "exp: not attempted"),
+    "..., None": (lambda x: (..., None), None, None, "exp: not attempted"),
+    "a line of ...": (with_a_gap, None, None, "exp: not attempted"),
+    "[...]": (lambda x: [...], None, None, "exp: not attempted"),
+    "a primitive with a body of ...": (Primitive(empty), None, None, "exp: not attempted"),
+    "a primitive that returns ...": (Primitive(lambda x: ...), None, None, "exp: not attempted"),
+    "a primitive that returns ..., None": (Primitive(lambda x: (..., None)), None, None, "exp: not attempted"),
+    "no VJP but ...": (np.exp, ..., None, "the value agrees with PyTorch; the VJP is not attempted"),
+    "a VJP with a body of ...": (np.exp, empty_vjp, None, "the VJP is not attempted"),
+    "a VJP that returns [...]": (np.exp, lambda dy, x: [...], None, "the VJP is not attempted"),
+    "a VJP with a line of ...": (np.exp, lambda dy, x: dy * ..., None, "the VJP is not attempted"),
+    "a primitive's VJP with a body of ...": (
+        with_vjp(primitive_forward, empty_primitive_vjp),
+        None,
+        None,
+        "the VJP is not attempted",
+    ),
+    "a primitive's VJP that returns ...": (
+        with_vjp(primitive_forward, lambda dy, y, x: ...),
+        None,
+        None,
+        "the VJP is not attempted",
+    ),
+    "a primitive's VJP that returns (...,)": (
+        with_vjp(primitive_forward, lambda dy, y, x: (...,)),
+        None,
+        None,
+        "the VJP is not attempted",
+    ),
+    "a primitive's VJP that puts ... off": (
+        with_vjp(primitive_forward, lambda dy, y, x: (lambda: ...,)),
+        None,
+        None,
+        "the VJP is not attempted",
+    ),
+    "a primitive's VJP with a line of ...": (
+        with_vjp(primitive_forward, lambda dy, y, x: (... * y,)),
+        None,
+        None,
+        "the VJP is not attempted",
+    ),
+}
+"""What is handed in: candidate, VJP, verdict, words."""
+
+
+@pytest.mark.parametrize(("candidate", "vjp", "ok", "text"), ANSWERS.values(), ids=ANSWERS.keys())
+@pytest.mark.filterwarnings("error")
+def test_check_says_what_is_wrong_with_any_answer(candidate, vjp, ok, text):
+    """Never an exception, never a wrong answer passed, and no input that one call has spoiled for the next."""
+    before = [[a.copy() for a in verify.sample(EXP, case, "float64").args] for case in EXP.cases]
+    first = verify.check(candidate, "exp", vjp)
+    assert text in repr(first)
+    assert first.ok is ok
+    assert repr(verify.check(candidate, "exp", vjp)) == repr(first)
+    for case, args in zip(EXP.cases, before, strict=True):
+        np.testing.assert_equal(verify.sample(EXP, case, "float64").args, args)
+    assert verify.check(np.exp, "exp", exp_vjp).ok
+
+
+def test_check_takes_lists_of_numbers():
+    reference = dataclasses.replace(EXP, cases=EXP.cases[:2])
+    assert verify.check(lambda x: np.exp(x).tolist(), reference).ok
+    assert verify.check(lambda x: [[math.exp(v) for v in row] for row in x], Reference(EXP.torch, EXP.cases[:1])).ok
+
+
+@pytest.mark.parametrize(
+    ("name", "candidate", "text"),
+    [
+        ("relu", lambda x: np.maximum(x, 0, out=x), "overwrites its argument x"),
+        ("add", lambda a, b: np.add(a, b, out=a) if a.shape == b.shape else a + b, "overwrites its argument a"),
+        ("add", lambda a, b: (a + b, np.copyto(b, 0))[0], "overwrites its argument b"),
+        ("softplus", lambda x, beta=1.0: np.logaddexp(0, beta * x) / beta + 5j, "expected real numbers"),
+        ("step", lambda x: x > 0, "expected numbers, got booleans"),
+        ("getitem", lambda x, *, index: (x[index], np.copyto(index, 0) if isinstance(index, np.ndarray) else 0)[0], ""),
+    ],
+)
+def test_check_names_what_is_wrong_in_other_functions(name, candidate, text):
+    result = verify.check(candidate, name)
+    assert result.ok is False
+    assert text in repr(result)
+    assert verify.check(PRIMITIVES[name], name).ok, "nothing of it is left behind"
+
+
+@pytest.mark.parametrize("where", ["function", "VJP", "conversion"])
+def test_ctrl_c_stops_a_check(where):
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    candidate, vjp = {
+        "function": (stopped, None),
+        "VJP": (np.exp, stopped),
+        "conversion": (lambda x: Unconvertible(KeyboardInterrupt), None),
+    }[where]
+    with pytest.raises(KeyboardInterrupt):
+        verify.check(candidate, "exp", vjp)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((None, "exp"), "the candidate must be a function, not NoneType"),
+        ((3, "exp"), "the candidate must be a function, not int"),
+        (("exp", "exp"), "the candidate must be a function, not str"),
+        ((np.exp, "exp", 3), "the VJP must be a function, not int"),
+        ((np.exp, 3), "name must be one of REFERENCES or a Reference, not int"),
+        ((np.exp, ["exp"]), "name must be one of REFERENCES or a Reference, not list"),
+        ((np.exp, None), "name must be one of REFERENCES or a Reference, not NoneType"),
+    ],
+)
+def test_check_refuses_what_is_no_function_and_no_reference(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        verify.check(*arguments)
 
 
 def test_check_leaves_out_cases_whose_arguments_the_function_lacks():

@@ -4,7 +4,8 @@
     .venv/bin/python tools/book.py --all      # in any case, every page, so that every warning is seen again
 
 A warning is an error. After one, what Sphinx remembers of the pages is thrown away: it would otherwise take the page
-with the fault as read, and the next build would pass.
+with the fault as read, and the next build would pass. Of two builds at once the second waits: they would delete each
+other's work.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from lock import one_at_a_time
+
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
 STAMP = BUILD / "book.sha256"
+LOCK = BUILD / "book.lock"
 SOURCES = ("book", "chapters", "nnbook", "requirements.txt", "package-lock.json")
 BUILDER = shutil.which("jupyter-book", path=str(Path(sys.executable).parent)) or "jupyter-book"
 COMMAND = (
@@ -65,7 +70,10 @@ def main(arguments: list[str]) -> int:
         return 2
     if not arguments and is_fresh():
         return 0
-    return build(bool(arguments))
+    with one_at_a_time(LOCK, "build of the book"):
+        if not arguments and is_fresh():  # the one waited for has made it
+            return 0
+        return build(bool(arguments))
 
 
 if __name__ == "__main__":

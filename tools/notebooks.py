@@ -29,9 +29,13 @@ from typing import Any
 
 import nbformat
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from lock import one_at_a_time
+
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = ROOT / "chapters"
 RECORDS = ROOT / "_build" / "notebooks"
+LOCK = ROOT / "_build" / "notebooks.lock"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -290,7 +294,8 @@ def main(arguments: list[str]) -> int:
         results = [check(path) for path in paths]
         print(f"{sum(results)} of {len(results)} notebooks are in the stored form")
     else:
-        results = [renew(path, force=bool(named) or "--all" in options) for path in paths]
+        with one_at_a_time(LOCK, "run of the notebooks"):  # two would write the same files
+            results = [renew(path, force=bool(named) or "--all" in options) for path in paths]
     return int(not all(results))
 
 

@@ -36,6 +36,23 @@ WHOLE_PLACEHOLDER = re.compile(PLACEHOLDER.pattern + r"[^<]*</div>")
 SHARD_LIMIT, EXPLORABLE_LIMIT = 300_000, 4_000_000  # bytes
 WIDE, NARROW = 690, 340  # CSS pixels of the static pictures
 ROW, STACKED_ROW = 340, 320  # height of a panel side by side, and one above the other
+FROM_FILE = (
+    "The controls of this widget do nothing, because this page was opened as a file, and a browser loads no data from "
+    "files. Run “make serve” in the folder of the book and open the address that it prints."
+)
+NOT_LOADED = "The controls of this widget do nothing, because its script could not be loaded. Load the page again."
+# A module is data too: of a page that was opened as a file no browser runs the script of the widgets. This one stands
+# in the page itself, and when all is loaded and no widget lives it says so in the place of each.
+WHY_NOTHING_MOVES = f"""addEventListener("load", () => {{
+  if (document.documentElement.dataset.explorables) return;
+  for (const section of document.querySelectorAll(".explorable")) {{
+    const message = section.querySelector(".explorable-message");
+    message.textContent = location.protocol === "file:" ? {json.dumps(FROM_FILE)} : {json.dumps(NOT_LOADED)};
+    message.hidden = false;
+    section.querySelector(".explorable-title").after(message);
+    section.dataset.state = "failed";
+  }}
+}});"""
 logger = logging.getLogger(__name__)
 
 
@@ -425,6 +442,7 @@ def place_widgets(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 def add_script(app: Sphinx, pagename: str, templatename: str, context: dict, doctree) -> None:
     if doctree is not None and pagename in pages(app.env):
         app.add_js_file("explorables.js", type="module")
+        app.add_js_file(None, body=WHY_NOTHING_MOVES)
         app.add_css_file("explorables.css")
 
 

@@ -259,8 +259,7 @@ class Widget {
    * @param {URLSearchParams} query @param {boolean} complain
    */
   readAddress(query, complain) {
-    const own = `${this.section.id}.`;
-    const wrong = new Set(), between = new Set();
+    const own = `${this.section.id}.`, wrong = new Set(), between = new Set();
     this.places = this.spec.controls.map((control) => control.default);
     this.moment = Infinity;
     for (const [key, value] of query) {
@@ -293,8 +292,7 @@ class Widget {
   }
 
   writeAddressNow() {
-    const query = new URLSearchParams(location.search);
-    const own = `${this.section.id}.`;
+    const query = new URLSearchParams(location.search), own = `${this.section.id}.`;
     for (const key of [...query.keys()]) if (key.startsWith(own)) query.delete(key);
     this.spec.controls.forEach((control, i) => {
       if (this.places[i] !== control.default) query.set(own + control.name, String(control.stops[this.places[i]]));
@@ -377,7 +375,8 @@ class Widget {
     const height = stacked ? STACKED_ROW * figure.layout.meta.shares.length : ROW;
     const [traces, text] = atMoment(figure, this.moment);
     const layout = arranged(figure.layout, this.drawing.clientWidth, height, stacked);
-    await plotly.react(this.plot, traces, layout, { displayModeBar: false, responsive: false, showTips: false });
+    await plotly.react(this.plot, traces, layout, { displayModeBar: false, responsive: false, showTips: false,
+      displaylogo: false, showSendToCloud: false, plotlyServerURL: "" }); // no chart is sent to another company
     this.say(text, aloud);
     const last = figure.frames.length - 1;
     if (this.time && last > 0) {
@@ -486,6 +485,7 @@ const nearing = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "600px 0px" });
 for (const section of widgets.keys()) nearing.observe(section);
+document.documentElement.dataset.explorables = "alive"; // or the page says why they are not: book/_ext/explorables.py
 
 const redraw = () => widgets.forEach((widget) => void widget.draw(false));
 new MutationObserver(redraw).observe(document.documentElement, { attributeFilter: ["data-theme"] });

@@ -163,8 +163,9 @@ def listed(tokens, weight, count: int) -> str:
         ),
         experiment(
             "Take “what a pronoun means”, look at “it”, then add RoPE or ALiBi.",
-            "Dog and cat answer alike, 0.47 each, and a word that asks for nothing looks at all words evenly. With "
-            "positions “it” prefers the nearer one: the cat gets 0.68 under RoPE, 0.72 under ALiBi.",
+            "Dog and cat answer alike, 0.47 each, and a word that asks for nothing looks at all words evenly. Now “it” "
+            "prefers the nearer one: the cat gets 0.68 under RoPE, 0.72 under ALiBi. ALiBi charges for distance; RoPE "
+            "does not, but here query and key point the same way, and turning them apart lowers the score.",
             frame=6,
             head="what a pronoun means",
         ),
@@ -311,16 +312,17 @@ def _shown(character: str) -> str:
         ),
         experiment(
             "Take day 3 and go to character 9, where the answer needs a 0 that is not in the text.",
-            "Two thirds of the attention lie on the space behind the 3: the place that tells that the day has one "
-            "figure. For character 10 they lie on the 3 itself.",
+            "Two thirds of the attention lie on the space behind the 3, and for character 10 on the 3 itself. That is "
+            "so in forms that begin with the day; with the weekday or the month first it is not. The chapter hides the "
+            "place from the decoder: in the former most of the zeros are lost, in the latter hardly any.",
             frame=8,
             day=3,
         ),
         experiment(
             "Take May, go to character 7, and compare it with March.",
-            "Both times the M has the largest weight, though only from their third letter on the names differ. The "
-            "encoder has mixed the letters before: what stands at the place of the M knows of its neighbours. A weight "
-            "says where a head looks, not what it finds there.",
+            "Both times the M has the largest weight, though only from their third letter on the names differ. But it "
+            "is not needed: with the M hidden from the decoder the chapter finds every month still right, and with "
+            "nothing but the M a coin would do as well. A weight says where a head looks, not what it finds there.",
             frame=6,
             month=5,
         ),

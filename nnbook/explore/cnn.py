@@ -114,7 +114,8 @@ def spelled(values: np.ndarray, weights: np.ndarray, ninths: bool, result: float
         experiment(
             "Blur the digit with stride 2 and padding 1, then also take dilation 2.",
             "Every other position is left out, and 4 × 4 numbers remain. With dilation 2 the same nine weights reach "
-            "over 5 × 5 pixels, so only 3 × 3 windows fit.",
+            "over 5 × 5 pixels, so only 3 × 3 windows fit. They all look at the same rows and columns, every other "
+            "one: stride and dilation share the divisor 2, and the pixels in between are never seen.",
             image="a digit",
             kernel="blur",
             stride=2,

@@ -24,6 +24,28 @@ PATIENCE = 0.1
 """Seconds after which training lets the kernel look at what the reader did meanwhile."""
 
 
+class Figure(go.FigureWidget):
+    """Plotly's widget, which a page that is loaded again shows as it stands, and which offers to send nothing away."""
+
+    def __init__(self):
+        super().__init__(layout=_LOOK)
+        # Or the toolbar offers to upload the chart to the company that makes plotly, and links to it.
+        quiet = {"showSendToCloud": False, "plotlyServerURL": "", "displaylogo": False}
+        self.set_trait("_config", quiet)
+        self._is_made = True
+
+    def get_state(self, key=None, drop_defaults=False):
+        """The state that a page asks for. Plotly sends changes as messages, and its own traits say how it began."""
+        state = super().get_state(key, drop_defaults)
+        if self._is_made:
+            now = {"_widget_data": self._data, "_widget_layout": self._layout_obj._props}
+            for name in now.keys() & state.keys():
+                state[name] = self.trait_metadata(name, "to_json", self._trait_to_json)(now[name], self)
+        return state
+
+    _is_made = False
+
+
 class Panel:
     """An explorable in Jupyter. ``controls[name].value = ...`` moves a control; ``figure`` is what is drawn."""
 
@@ -31,7 +53,7 @@ class Panel:
         self.explorable = explorable
         self.drawn: dict[str, Any] = {"data": [], "layout": {}, "frames": [], "text": ""}
         self.controls = {name: _control(c, explorable.trains) for name, c in explorable.controls.items()}
-        self.figure = go.FigureWidget(layout=_LOOK)
+        self.figure = Figure()
         self.words = ipywidgets.HTML()
         self.progress = ipywidgets.FloatProgress(max=1.0, description="Training", layout={"visibility": "hidden"})
         self.moment = ipywidgets.IntSlider(

@@ -154,8 +154,8 @@ def _logarithm(x, y, **look):
         experiment(
             "Take the LSTM with ρ = 0.7 and raise b from 0 over 2 to 4; then move ρ.",
             "Half of the gradient is gone after 1.2 steps, then 5.8, then 14: half of the eigenvalues move to σ(b), "
-            "the factor by which the cell keeps its state. ρ now matters little: from 0.5 to 1.5 the gradient changes "
-            "tenfold, ρ⁴⁰ by a factor of 10¹⁹.",
+            "the factor by which the cell keeps its state. ρ now matters less: from 0.5 to 1.5 the gradient changes "
+            "tenfold with inputs of 0.5, five hundredfold with inputs of 0, and ρ⁴⁰ by a factor of 10¹⁹.",
             cell="LSTM",
             radius=0.7,
             bias=4.0,

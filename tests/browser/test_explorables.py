@@ -172,10 +172,19 @@ def test_experiments_reset_and_time(page: str, browser: Any, address: str) -> No
     with Visit(browser, address, page, "light", "desktop", light=True) as visit:
         for name in PLACES[page]:
             widget = Widget(visit, name).wait_for_state("ready")
+            assert_no_toolbar(widget)
             try_experiments_and_reset(widget)
             if frames := widget.e()["frames"]:
                 go_through_time(widget, len(frames) - 1)
         assert not visit.faults
+
+
+def assert_no_toolbar(widget: Widget) -> None:
+    """Nothing offers to upload the chart to another company or links to it, seen or unseen."""
+    plot = widget.box.locator(".explorable-plot")
+    assert plot.locator(".modebar-btn, .modebar a, .plotlyjsicon").count() == 0, widget.name
+    allowed = plot.evaluate("({_context: c}) => [c.showSendToCloud, c.displaylogo, c.plotlyServerURL, c.showLink]")
+    assert not any(allowed), (widget.name, allowed)
 
 
 def try_experiments_and_reset(widget: Widget) -> None:
@@ -380,6 +389,42 @@ def test_a_server_that_unpacks_the_banks_does_no_harm(browser: Any, address: str
         visit.page.route("**/*.bank", lambda route: route.fulfill(body=gzip.decompress(route.fetch().body())))
         visit.page.goto(f"{address}/{page}.html")
         Widget(visit, name).wait_for_state("ready").assert_drawn_as_python_says()
+
+
+def look_at_dead_widgets(tab: Any, page: str, words: str) -> None:
+    """Every widget tells its reader why it stands still, where it stands, beside its picture."""
+    tab.wait_for_selector(".explorable-message:not([hidden])", timeout=PATIENCE)
+    for name in PLACES[page]:
+        box = tab.locator(f"#{name}")
+        box.scroll_into_view_if_needed()
+        message = box.locator(".explorable-message")
+        assert message.is_visible(), name
+        assert words in message.inner_text(), name
+        assert message.bounding_box()["y"] < box.locator(".explorable-controls").bounding_box()["y"], name
+        assert box.get_attribute("data-state") == "failed"
+        assert box.locator("picture img").is_visible(), name
+        assert all(field.is_disabled() for field in box.locator("input, select, button").all()), name
+
+
+@on_every_page
+def test_a_page_opened_as_a_file_says_why_nothing_moves(page: str, browser: Any, axe: str) -> None:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    try:
+        tab = context.new_page()
+        tab.goto((SITE / f"{page}.html").as_uri())
+        look_at_dead_widgets(tab, page, "opened as a file, and a browser loads no data from files. Run “make serve”")
+        if page == first()[0]:
+            assert not accessibility_faults(tab, axe, contrast_only=False, within=f"#{PLACES[page][0]}")
+    finally:
+        context.close()
+
+
+def test_a_page_whose_script_is_missing_says_that_nothing_moves(browser: Any, address: str) -> None:
+    page, _ = first()
+    with Visit(browser, address, page, "light", "desktop", light=True) as visit:
+        visit.page.route("**/explorables.js*", lambda route: route.abort())
+        visit.page.goto(f"{address}/{page}.html")
+        look_at_dead_widgets(visit.page, page, "its script could not be loaded")
 
 
 @on_every_page

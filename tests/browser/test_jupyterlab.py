@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -68,6 +69,13 @@ def run_the_cell(browser: Any, lab: str) -> Any:
     """A tab in which the widget is there."""
     tab = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
     tab.goto(lab)
+    run_it(tab)
+    drawn = "() => document.querySelector('.js-plotly-plot')?.data?.length > 0"  # the data come after the drawing
+    tab.wait_for_function(drawn, timeout=120_000)
+    return tab
+
+
+def run_it(tab: Any) -> None:
     cell = tab.locator(".jp-Notebook .jp-Cell").first
     for _ in range(8):  # a key pressed while the notebook is still being loaded is lost
         cell.click(timeout=120_000)
@@ -76,9 +84,15 @@ def run_the_cell(browser: Any, lab: str) -> Any:
         if cell.locator(".jp-InputPrompt").inner_text().strip() not in ("", "[ ]:"):
             break
         tab.wait_for_timeout(4000)
-    drawn = "() => document.querySelector('.js-plotly-plot')?.data?.length > 0"  # the data come after the drawing
-    tab.wait_for_function(drawn, timeout=120_000)
-    return tab
+
+
+def pull_the_first_slider(tab: Any, by: float) -> None:
+    box = tab.locator(".noUi-handle").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    tab.mouse.move(x, y)
+    tab.mouse.down()
+    tab.mouse.move(x + by, y, steps=5)
+    tab.mouse.up()
 
 
 @pytest.mark.parametrize("lab", [SLIDER], indirect=True, ids=["slider"])
@@ -87,15 +101,59 @@ def test_a_slider_in_jupyterlab_redraws_the_figure(lab: str, browser: Any) -> No
     try:
         tab.wait_for_function(f"() => ({LAST})() !== undefined", timeout=60_000)
         before = tab.evaluate(LAST)
-        handle = tab.locator(".noUi-handle").first
-        box = handle.bounding_box()
-        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
-        tab.mouse.move(x, y)
-        tab.mouse.down()
-        tab.mouse.move(x - 40, y, steps=5)
-        tab.mouse.up()
+        pull_the_first_slider(tab, -40)
         tab.wait_for_function(f"(before) => ({LAST})() < before - 0.1", arg=before, timeout=60_000)
         assert tab.locator(".widget-html-content", has_text="After 60 steps").count() == 1
+    finally:
+        tab.context.close()
+
+
+SHOWN = """() => Array.from(document.querySelectorAll('.js-plotly-plot')).map((plot) => ({
+  lines: plot.querySelectorAll('.scatterlayer .trace').length, axes: plot.layout?.xaxis?.title?.text ?? '',
+  last: Array.from(plot.data?.[2]?.y ?? []).at(-1) }))"""
+
+
+@pytest.mark.parametrize("lab", [SLIDER], indirect=True, ids=["slider"])
+def test_a_reloaded_page_draws_what_the_live_kernel_holds(lab: str, browser: Any) -> None:
+    """The kernel hands the new page the state of its widgets; the figure's must be what is shown, not how it began."""
+    tab = run_the_cell(browser, lab)
+    try:
+        tab.wait_for_function(f"() => ({LAST})() !== undefined", timeout=60_000)
+        before = tab.evaluate(LAST)
+        pull_the_first_slider(tab, -40)
+        tab.wait_for_function(f"(before) => ({LAST})() < before - 0.1", arg=before, timeout=60_000)
+        tab.wait_for_timeout(2000)
+        (moved,) = tab.evaluate(SHOWN)
+        assert moved["lines"] > 0
+
+        complaints: list[str] = []
+        tab.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.on("dialog", lambda dialog: dialog.accept())  # the notebook has not been saved
+        tab.reload()
+        run_it(tab)
+        tab.wait_for_selector(".js-plotly-plot .main-svg", timeout=120_000)
+        tab.wait_for_timeout(3000)
+        assert tab.evaluate(SHOWN) == [moved], complaints
+        pull_the_first_slider(tab, 40)
+        tab.wait_for_function(f"(moved) => ({LAST})() > moved + 0.1", arg=moved["last"], timeout=60_000)
+        assert not [line for line in complaints if "indices" in line], complaints
+    finally:
+        tab.context.close()
+
+
+@pytest.mark.parametrize("lab", [SLIDER], indirect=True, ids=["slider"])
+def test_the_toolbar_in_jupyterlab_leads_to_no_other_company(lab: str, browser: Any) -> None:
+    tab = run_the_cell(browser, lab)
+    try:
+        tab.locator(".js-plotly-plot .nsewdrag").first.hover()
+        tab.wait_for_selector(".modebar-btn", timeout=60_000)
+        offered = tab.locator(".modebar-btn").evaluate_all(
+            "(buttons) => buttons.map((button) => `${button.dataset.title} ${button.href ?? ''}`)"
+        )
+        assert any("Download" in words for words in offered), offered
+        assert not [words for words in offered if re.search(r"(?i)cloud|share|plotly|studio|edit|http", words)], offered
+        assert not tab.evaluate("document.querySelector('.js-plotly-plot')._context.plotlyServerURL")
     finally:
         tab.context.close()
 

@@ -30,6 +30,8 @@ MODULES = (
     "attention",
     "training",
     "data",
+    "plots",
+    "twins",
 )
 
 
@@ -38,7 +40,7 @@ def call(*args, **keywords) -> Call:
 
 
 def public_functions(module: str) -> dict[str, Callable]:
-    """The functions and primitives that a module defines, by name, without VJPs."""
+    """The functions and primitives with arguments that a module defines, by name, without VJPs."""
     found = importlib.import_module(f"nnbook.{module}")
     return {
         name: value
@@ -47,6 +49,7 @@ def public_functions(module: str) -> dict[str, Callable]:
         and not name.endswith("_vjp")
         and (inspect.isfunction(value) or isinstance(value, Primitive))
         and value.__module__ == found.__name__
+        and (isinstance(value, Primitive) or inspect.signature(value).parameters)
     }
 
 

@@ -23,6 +23,8 @@ CALLS = {
     "unflatten": lambda rng: call({"a.w": np.ones(2)}),
     "like": lambda rng: call(TREE, {"a.w": np.ones(2), "b": np.ones(())}),
     "by_number": lambda rng: call({"0": {}, "1": {}}),
+    "stop_gradient": lambda rng: call(TREE),
+    "check_parameters": lambda rng: call(TREE),
     "unbroadcast": lambda rng: call(rng.normal(size=(3, 4)), shape=(1, 4)),
     "keep": lambda rng: call(rng.normal(size=(3, 4)), rng.random((3, 4)) < 0.5),
     "directional_derivative": lambda rng: call(np.sin, (rng.normal(size=3),), (rng.normal(size=3),), h=1e-5),
