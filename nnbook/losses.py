@@ -373,7 +373,7 @@ def _class_rows(name, scores, labels, weight=None, ignore_index=None):
         )
     x, y = _rows(name, scores), labels.reshape(-1)
     classes = x.shape[1]
-    ignored = np.equal(y, ignore_index)
+    ignored = np.zeros(len(y), bool) if ignore_index is None else np.equal(y, ignore_index)
     some = np.logical_or.reduce(ignored)
     y = np.where(ignored, 0, y) if some else y
     if y.size and not (np.minimum.reduce(y) >= 0 and np.maximum.reduce(y) < classes):

@@ -20,7 +20,7 @@ from typing import Literal
 
 import numpy as np
 
-from nnbook._arrays import Array, Given, Tree, checked
+from nnbook._arrays import Array, Branch, Given, checked
 from nnbook.backprop import by_number, keep, primitive, unbroadcast
 from nnbook.regularization import he_normal
 
@@ -485,13 +485,6 @@ def linear_init(rng: np.random.Generator, in_features: int, out_features: int, *
     }
 
 
-def _check_init(name, rng, dtype):  # of nnbook.cnn
-    if not isinstance(rng, np.random.Generator):
-        raise ValueError(f"{name}: rng must be a numpy.random.Generator, not {rng!r}")
-    if np.dtype(dtype).kind != "f":
-        raise ValueError(f"{name}: dtype must be a float dtype, not {np.dtype(dtype)}")
-
-
 @checked
 def mlp_init(rng: np.random.Generator, sizes: Sequence[int], *, dtype=np.float32) -> dict[str, dict[str, Array]]:
     """Parameters of a multilayer perceptron: He-normal weights, biases zero.
@@ -519,7 +512,7 @@ def mlp_init(rng: np.random.Generator, sizes: Sequence[int], *, dtype=np.float32
 
 
 @checked
-def mlp(params: Tree, x, activation: Callable = relu):
+def mlp(params: Branch, x, activation: Callable = relu):
     """A multilayer perceptron: linear layers with an activation between each two (:eq:`eq-mlp`).
 
     Args:

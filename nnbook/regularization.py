@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from nnbook._arrays import SINGLE, Array, Given, OnTape, Tree, as_float, checked, to_dtype
+from nnbook._arrays import SINGLE, Array, Branch, Given, OnTape, Parameters, Tree, as_float, checked, to_dtype
 from nnbook.backprop import absolute, flatten, like, maximum, primitive
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -109,7 +109,7 @@ def soft_threshold_vjp(dy, saved, x, *, threshold):
 
 
 @checked
-def proximal_step(params: Any, *, lr: float, lam: float, leaves: Callable[[str, Any], bool] = is_weight) -> Tree:
+def proximal_step(params: Parameters, *, lr: float, lam: float, leaves: Callable[[str, Any], bool] = is_weight) -> Tree:
     """What an L1 penalty adds to a step of gradient descent: a soft threshold at ``lr * lam`` (:eq:`eq-proximal_step`).
 
     Take a step on the loss without the penalty, then this one; weights that the loss holds too weakly become 0.
@@ -913,7 +913,7 @@ def random_features_init(
 
 
 @checked
-def random_features(params: Tree, x):
+def random_features(params: Branch, x):
     """``relu(x W^T + b) / sqrt(count)`` with frozen ``W`` and ``b`` (:eq:`eq-random_features`).
 
     Args:
@@ -928,8 +928,6 @@ def random_features(params: Tree, x):
 
     Source: :cite:`rahimi2007`.
     """
-    if not isinstance(params, dict):
-        raise ValueError("random_features: params must be a dict")
     weight, bias = params["weight"], params["bias"]
     if np.ndim(weight) != 2 or np.ndim(x) != 2 or x.shape[1] != weight.shape[1]:
         raise ValueError(f"random_features: x of shape {np.shape(x)} does not fit weight of shape {np.shape(weight)}")
