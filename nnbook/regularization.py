@@ -881,7 +881,8 @@ def ridge(x, y, *, lam: float) -> Array:
     u, s, vt = np.linalg.svd(x, full_matrices=False)
     keep = s > max(x.shape) * np.finfo(s.dtype).eps * s.max(initial=0)
     u, s, vt = u[:, keep], s[keep], vt[keep]
-    shrunk = s / (s * s + lam)
+    with np.errstate(over="ignore"):
+        shrunk = 1 / (s + lam / s)  # s / (s^2 + lam), whose square would vanish for a tiny s
     return vt.T @ ((u.T @ y).T * shrunk).T
 
 

@@ -154,7 +154,7 @@ def test_every_optimizer_and_every_schedule_has_a_row():
 )
 def test_the_defaults_in_the_table_are_those_of_both_libraries(optimizer, option):
     torch = pytest.importorskip("torch")
-    ours = getattr(nnbook.optimizers, optimizer).__kwdefaults__[option]
+    ours = inspect.signature(getattr(nnbook.optimizers, optimizer)).parameters[option].default
     twin = next(member for name, member in vars(torch.optim).items() if name.lower() == optimizer and callable(member))
     assert twin([torch.zeros(1)], lr=0.1).defaults[option] == ours
     row = next(r for r in rosetta_rows() if f"optimizers.{optimizer}`" in r[0])
