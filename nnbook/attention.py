@@ -301,9 +301,7 @@ def _softmax_rows(s, mask=None):
             np.copyto(s, -np.inf, where=mask == -np.inf)  # whatever was there
     if s.shape[-1] == 0:
         return
-    highest = s.max(-1, keepdims=True)
-    highest[highest == -np.inf] = 0  # a row without keys: its exponentials are 0, not exp(-inf + inf)
-    s -= highest
+    s -= _zero_point(s.max(-1, keepdims=True))
     np.exp(s, out=s)
     total = np.einsum("...j->...", s)[..., None]
     s *= np.divide(1, total, out=np.zeros_like(total), where=total != 0)
@@ -318,7 +316,7 @@ def _seen(mask, shape, is_causal=False):
         if mask is None
         else np.broadcast_to(mask if mask.dtype == bool else mask != -np.inf, shape)
     )
-    return seen & _causal(*shape[-2:]) if is_causal else seen
+    return seen & _causal(shape[-2], shape[-1]) if is_causal else seen
 
 
 @checked
@@ -330,6 +328,10 @@ def attention_weights(q, k, mask: Given | None = None, *, is_causal: bool = Fals
     Returns:
         (..., Tq, Tk).
     """
+    _same_width("attention_weights", q, k)
+    if (is_causal or mask is not None) and not _finite(stop_gradient(q), stop_gradient(k)):
+        values = np.eye(k.shape[-2], dtype=k.dtype)  # whose average under the weights is the weights
+        return scaled_dot_product_attention(q, k, values, mask, is_causal=is_causal, scale=scale)
     scores = scaled_dot_score(q, k, scale=scale)
     if is_causal:
         mask = _and_causal(mask, *scores.shape[-2:])
@@ -439,7 +441,7 @@ def _apart(q, k, v, mask, is_causal, scale, lead):
 
 
 def _apart_vjp(dy, weights, q, k, v, mask, is_causal, scale):
-    seen = _seen(mask, weights.shape, is_causal)
+    seen = _seen(mask, weights.shape, is_causal) & dy.any(-1, keepdims=True)  # an answer that nobody uses pulls nothing
     shapes = q.shape, k.shape, v.shape
     q, k, v = (_broadcast(a, weights.shape[:-2]) for a in (q, k, v))
     with np.errstate(invalid="ignore", over="ignore"):
@@ -483,7 +485,7 @@ def _slices(T: int, size: int) -> Iterator[slice]:
 
 def _hide_future(s, rows, first=0):
     """-inf where the key, the first of which is number ``first``, comes after the query."""
-    seen = _causal(*s.shape[-2:], rows.start - first)
+    seen = _causal(s.shape[-2], s.shape[-1], rows.start - first)
     np.copyto(s, -np.inf, where=~seen)
 
 
@@ -520,7 +522,8 @@ def blockwise_attention(q, k, v, *, is_causal=False, scale: float | None = None,
 
     A block of keys at a time, it carries the largest score so far, the sum of the exponentials and the weighted sum of
     the values; when a larger score comes, the two sums are scaled down. The VJP computes each block of weights again
-    from the logarithm of the sum. Beside inputs and outputs there is one number for each query.
+    from the largest score and the sum. Beside inputs and outputs there are two numbers for each query: their logarithm
+    in one, largest score + log(sum), would lose the sum where the scores are large.
 
     Args:
         q: (..., Tq, d).
@@ -543,27 +546,29 @@ def blockwise_attention(q, k, v, *, is_causal=False, scale: float | None = None,
     if block_size < 1:
         raise ValueError(f"blockwise_attention: block_size must be at least 1, not {block_size}")
     if is_causal and not _finite(q, k, v):
-        return _apart(q, k, v, None, is_causal, scale, lead)
+        y, weights = _apart(q, k, v, None, is_causal, scale, lead)
+        return y, (y, weights, None)
     q, k, v = (_broadcast(a, lead) for a in (q, k, v))
     y = np.zeros((*q.shape[:-1], v.shape[-1]), np.result_type(q, k, v))
-    log_sum = np.zeros((*q.shape[:-1], 1), y.dtype)
+    largest, inverse = np.zeros((*q.shape[:-1], 1), y.dtype), np.zeros((*q.shape[:-1], 1), y.dtype)
     for i, rows in _blocks(lead, q.shape[-2], block_size):
         highest = np.full((*y[i][..., rows, :].shape[:-1], 1), -np.inf, y.dtype)
         total, mixed = np.zeros_like(highest), np.zeros_like(y[i][..., rows, :])
         for keys in _keys_before(rows, k.shape[-2], block_size, is_causal):
             s = _block_scores(q[i], k[i], rows, keys, scale, is_causal)
             higher = np.maximum(highest, s.max(-1, keepdims=True))
-            higher[higher == -np.inf] = 0  # nothing seen so far: exponentials of 0, not exp(-inf + inf)
-            shrink = np.exp(highest - higher)
-            s -= higher
+            zero = _zero_point(higher)
+            shrink = np.exp(highest - zero)
+            s -= zero
             np.exp(s, out=s)
             total = shrink * total + s.sum(-1, keepdims=True)
             mixed = shrink * mixed + s @ v[i][..., keys, :]
             highest = higher
-        none = total == 0  # a query whose scores are all -inf, or without keys: zeros
-        y[i][..., rows, :] = mixed / np.where(none, 1, total)
-        log_sum[i][..., rows, :] = np.where(none, np.inf, highest + np.log(np.where(none, 1, total)))
-    return y, (y, log_sum)
+        # A query without keys, or whose scores are all -inf, gets zeros.
+        np.divide(1, total, out=inverse[i][..., rows, :], where=total != 0)
+        y[i][..., rows, :] = mixed * inverse[i][..., rows, :]
+        largest[i][..., rows, :] = _zero_point(highest)
+    return y, (y, largest, inverse)
 
 
 @blockwise_attention.defvjp
@@ -572,10 +577,10 @@ def blockwise_attention_vjp(dy, saved, q, k, v, *, is_causal=False, scale=None, 
 
     The sum over all keys in the VJP of softmax is the inner product of ``dy`` and ``y``, row by row.
     """
-    y, log_sum = saved
+    y, largest, inverse = saved
     lead, scale = y.shape[:-2], _scale(scale, q)
     if is_causal and not _finite(dy, q, k, v):
-        _, weights = _apart(q, k, v, None, is_causal, scale, lead)
+        weights = _apart(q, k, v, None, is_causal, scale, lead)[1] if inverse is not None else largest
         return _apart_vjp(dy, weights, q, k, v, None, is_causal, scale)[:3]
     shapes = q.shape, k.shape, v.shape
     q, k, v = (_broadcast(a, lead) for a in (q, k, v))
@@ -585,8 +590,9 @@ def blockwise_attention_vjp(dy, saved, q, k, v, *, is_causal=False, scale=None, 
         along = (g * y[i][..., rows, :]).sum(-1, keepdims=True)
         for keys in _keys_before(rows, k.shape[-2], block_size, is_causal):
             p = _block_scores(q[i], k[i], rows, keys, scale, is_causal)
-            p -= log_sum[i][..., rows, :]
+            p -= largest[i][..., rows, :]
             np.exp(p, out=p)
+            p *= inverse[i][..., rows, :]
             dv[i][..., keys, :] += p.swapaxes(-1, -2) @ g
             ds = g @ v[i][..., keys, :].swapaxes(-1, -2)
             ds -= along
@@ -596,6 +602,11 @@ def blockwise_attention_vjp(dy, saved, q, k, v, *, is_causal=False, scale=None, 
     dq *= scale
     dk *= scale
     return tuple(map(unbroadcast, (dq, dk, dv), shapes))
+
+
+def _zero_point(highest):
+    """What to subtract from scores: the highest; 0 if they are all -inf, because -inf + inf is nan."""
+    return np.where(highest == -np.inf, 0, highest)
 
 
 def _blocks(lead, Tq: int, size: int) -> Iterator[tuple[tuple, slice]]:

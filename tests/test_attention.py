@@ -7,7 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nnbook.attention as attention_module
@@ -526,8 +526,8 @@ def test_running_sums_by_hand():
     q, v = np.array([[1.0]]), np.array([[1.0], [2.0], [3.0]])
     k = np.log(np.array([[1.0], [2.0], [4.0]]))
     assert np.allclose(blockwise_attention(q, k, v, block_size=1), [[17 / 7]], rtol=1e-15)
-    _, (_, log_sum) = blockwise_attention.forward(q, k, v, block_size=1)
-    assert np.allclose(log_sum, math.log(7), rtol=1e-15)
+    _, (_, largest, inverse) = blockwise_attention.forward(q, k, v, block_size=1)
+    assert np.allclose(largest - np.log(inverse), math.log(7), rtol=1e-15)
 
 
 def test_blockwise_takes_scores_that_overflow():
@@ -1479,3 +1479,492 @@ def test_common_mistakes_are_caught():
     ):
         assert rejects(broken, REFERENCES[op.__name__])
         assert not rejects(spoiled(op), REFERENCES[op.__name__])
+
+
+# The order of a dict, masks, and what is offered in two ways ---------------------------------------------------------
+
+
+def shuffled(tree, rng):
+    """The same tree, with the keys of every branch in another order."""
+    if not isinstance(tree, dict):
+        return tree
+    return {key: shuffled(tree[key], rng) for key in rng.permutation(list(tree)).tolist()}
+
+
+def deep_gpt(rng):
+    return randomized(gpt_init(rng, vocab_size=7, context=6, n_layer=12, n_head=2, n_embd=4), rng, 0.2)
+
+
+def deep_translator(rng):
+    sizes = {"source_size": 7, "target_size": 7, "d_model": 4, "dim_feedforward": 3}
+    return randomized(translator_init(rng, num_encoder_layers=12, num_decoder_layers=11, **sizes), rng, 0.2)
+
+
+READ, WRITTEN = np.array([[1, 2, 3, 0], [4, 5, 6, 1]]), np.array([[2, 1, 6], [3, 3, 0]])
+MEMORY = np.random.default_rng(1).normal(size=(2, 4, 4)).astype(np.float32)
+
+
+def stepped(params):
+    logits, cache = gpt_step(params, READ[:, :2], gpt_cache(params, 2, n_head=2), n_head=2)
+    return [logits, *gpt_step(params, READ[:, 2:], cache, n_head=2)]
+
+
+STACKS = {  # every network with a stack of layers in it, and everything that loops over one
+    "gpt": (deep_gpt, lambda p: gpt(p, READ, n_head=2)),
+    "gpt, its weights": (deep_gpt, lambda p: gpt(p, READ, n_head=2, need_weights=True)),
+    "gpt without some heads": (deep_gpt, lambda p: gpt(p, READ, n_head=2, ablate=((1, 0), (10, 1)))),
+    "gpt_loss and its gradient": (deep_gpt, lambda p: value_and_grad(gpt_loss)(p, READ[:, :-1], READ[:, 1:], n_head=2)),
+    "gpt_step": (deep_gpt, stepped),
+    "gpt_cache": (deep_gpt, lambda p: gpt_cache(p, 2, n_head=2)),
+    "gpt_flops": (deep_gpt, lambda p: gpt_flops(p, 5)),
+    "generate": (deep_gpt, lambda p: generate(p, READ, n_head=2, length=4, rng=np.random.default_rng(0))),
+    "translator": (deep_translator, lambda p: translator(p, READ, WRITTEN, nhead=2, padding=0, need_weights=True)),
+    "translator_encode": (deep_translator, lambda p: translator_encode(p, READ, nhead=2)),
+    "translator_decode": (deep_translator, lambda p: translator_decode(p, WRITTEN, MEMORY, nhead=2)),
+    "translate": (deep_translator, lambda p: translate(p, READ, nhead=2, start=1, length=3)),
+}
+
+
+def leaves(result):
+    if isinstance(result, dict):
+        return {f"{key}.{inner}": leaf for key in result for inner, leaf in leaves(result[key]).items()}
+    if isinstance(result, (tuple, list)):
+        return leaves({str(i): item for i, item in enumerate(result)})
+    return {"": np.asarray(result)}
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_networks_take_their_order_from_the_names(name, rng, tmp_path):
+    """Twelve layers from a file come back as 0, 1, 10, 11, 2; the answer is the same to the last bit."""
+    init, f = STACKS[name]
+    params = init(rng)
+    save(tmp_path / "p.safetensors", params)
+    read = load(tmp_path / "p.safetensors")
+    assert list(read.get("h", read.get("encoder", {}).get("layers")))[:3] == ["0", "1", "10"]  # as they come back
+    expected = leaves(f(params))
+    for other in (read, shuffled(params, rng), shuffled(params, rng)):
+        found = leaves(f(other))
+        assert found.keys() == expected.keys()
+        for key, array in expected.items():
+            assert np.array_equal(found[key], array), key
+
+
+def test_layers_without_numbers_are_refused(rng):
+    params = deep_gpt(rng)
+    params["h"]["last"] = params["h"].pop("11")
+    with pytest.raises(ValueError, match="named by numbers, and one is called 'last'"):
+        gpt(params, READ, n_head=2)
+
+
+# Masks leave out
+
+
+SEEN = np.array([[True, True, False, True], [False, True, True, False]])  # (B, Tk)
+FLOAT = np.where(SEEN, 0.3, -np.inf)
+
+
+def left_out(*arrays):
+    """Where the second axis from behind stands for keys that SEEN leaves out."""
+    return [np.broadcast_to(~SEEN.reshape(2, *(1,) * (a.ndim - 3), 4, 1), a.shape) for a in arrays]
+
+
+def heads_of(rng, *sizes):
+    return [rng.normal(size=(2, *size)) for size in sizes]
+
+
+def attention_cases(rng):
+    """Per name: a function of arrays, the arrays, and per array which entries a mask leaves out (None: none)."""
+    q, k, v = heads_of(rng, (3, 5), (4, 5), (4, 2))
+    k4, v4, q4 = k[:, None], v[:, None], rng.normal(size=(2, 2, 3, 5))
+    s = rng.normal(size=(2, 3, 4))
+    dead = np.broadcast_to(~SEEN[:, None], s.shape)
+    cases = {
+        "masked_softmax, bool": (lambda s: masked_softmax(s, SEEN[:, None]), [s], [dead]),
+        "masked_softmax, float": (lambda s: masked_softmax(s, FLOAT[:, None]), [s], [dead]),
+        "softmax times values": (
+            lambda s, v: scaled_dot_product_attention(s, np.eye(4), v, SEEN[:, None]), [s, v], [None, *left_out(v)],
+        ),
+        "attention_weights": (lambda q, k: attention_weights(q, k, SEEN[:, None]), [q, k], [None, *left_out(k)]),
+        "rows without a key": (
+            lambda q, k, v: scaled_dot_product_attention(q, k, v, np.array([[True], [False], [True]])),
+            [q, k, v],
+            [np.broadcast_to(np.array([[False], [True], [False]]), q.shape), None, None],
+        ),
+        "grouped": (
+            lambda q, k, v: grouped_query_attention(q, k, v, SEEN[:, None, None]),
+            [q4, k4, v4],
+            [None, *left_out(k4, v4)],
+        ),
+    }  # fmt: skip
+    for mask, kind in ((SEEN, "bool"), (FLOAT, "float")):
+        cases[f"attention, {kind}"] = (
+            lambda q, k, v, mask=mask: scaled_dot_product_attention(q, k, v, mask[:, None]),
+            [q, k, v],
+            [None, *left_out(k, v)],
+        )
+    x, p = rng.normal(size=(2, 4, 4)), randomized(multi_head_attention_init(rng, 4, dtype=np.float64), rng)
+    key_padding = {"bool": ~SEEN, "float": FLOAT}
+    columns = np.array([False, True, False, False])  # no query sees key 1
+    unseen = np.broadcast_to(columns[:, None], x.shape)
+    for weights in (False, True):
+        for kind, mask in key_padding.items():
+            cases[f"heads, {kind}, weights {weights}"] = (
+                lambda p, q, k, v, mask=mask, weights=weights: total(
+                    multi_head_attention(p, q, k, v, num_heads=2, key_padding_mask=mask, need_weights=weights)
+                ),
+                [p, rng.normal(size=(2, 3, 4)), x, x + 1],
+                [None, None, *left_out(x, x)],
+            )
+        cases[f"heads, a column of the mask, weights {weights}"] = (
+            lambda p, q, k, v, weights=weights: total(
+                multi_head_attention(
+                    p, q, k, v, num_heads=2, attn_mask=np.broadcast_to(columns, (3, 4)), need_weights=weights
+                )
+            ),
+            [p, rng.normal(size=(2, 3, 4)), x, x + 1],
+            [None, None, unseen, unseen],
+        )
+    encoder = randomized(transformer_encoder_layer_init(rng, 4, dim_feedforward=3, dtype=np.float64), rng)
+    decoder = randomized(transformer_decoder_layer_init(rng, 4, dim_feedforward=3, dtype=np.float64), rng)
+    for first in (False, True):
+        cases[f"encoder layer, norm_first {first}"] = (
+            lambda p, x, first=first: real(
+                transformer_encoder_layer(p, x, nhead=2, src_key_padding_mask=~SEEN, norm_first=first)
+            ),
+            [encoder, x],
+            [None, *left_out(x)],
+        )
+        cases[f"decoder layer, norm_first {first}"] = (
+            lambda p, x, memory, first=first: real(
+                transformer_decoder_layer(
+                    p, x, memory, nhead=2, norm_first=first, tgt_key_padding_mask=~SEEN, memory_key_padding_mask=~SEEN
+                )
+            ),
+            [decoder, x, x - 1],
+            [None, *left_out(x, x)],
+        )
+    network = randomized(
+        translator_init(rng, source_size=7, target_size=7, d_model=4, dim_feedforward=3, dtype=np.float64), rng
+    )
+    padding = tree_map(lambda a: np.zeros(a.shape, bool), network)
+    padding["source_embedding"]["weight"][0] = True
+    cases["translator, the embedding of padding"] = (
+        lambda p: translator(p, READ, WRITTEN, nhead=2, padding=0),
+        [network],
+        [padding],
+    )
+    return cases
+
+
+def total(y):
+    return y[0] if isinstance(y, tuple) else y
+
+
+def real(y):
+    """The rows of real tokens, which are what a loss is made of."""
+    return y[SEEN]
+
+
+MASKED = list(attention_cases(np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", MASKED)
+def test_masks_leave_out_whatever_stands_there(name, bad, rng):
+    """Value and gradients are those for ordinary numbers in its place; what is left out itself has gradient 0."""
+    f, args, places = attention_cases(rng)[name]
+
+    def put(number):
+        return [
+            arg if place is None else tree_map(lambda a, out: np.where(out, number, a), arg, place)
+            for arg, place in zip(args, places, strict=True)
+        ]
+
+    expected, pull = vjp(f, *put(0.5))
+    dy = rng.normal(size=expected.shape)
+    gradients = pull(dy)
+    y, pull = vjp(f, *put(bad))
+    assert np.isfinite(y).all()
+    np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+    for ours, theirs, place in zip(pull(dy), gradients, places, strict=True):
+        ours, theirs = leaves(ours), leaves(theirs)
+        for key, g in ours.items():
+            np.testing.assert_allclose(g, theirs[key], rtol=1e-9, atol=1e-11)
+            if place is not None:
+                assert not g[leaves(place)[key]].any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("way", ["attention", "blockwise", "grouped", "weights"])
+def test_the_future_may_be_anything(way, bad, rng):
+    """A token that is not finite spoils its own row and later ones, and neither value nor gradient of earlier rows."""
+    q, k, v = (rng.normal(size=(1, 6, 4)) for _ in range(3))
+    f = {
+        "attention": lambda *a: scaled_dot_product_attention(*a, is_causal=True),
+        "blockwise": lambda *a: blockwise_attention(*a, is_causal=True, block_size=2),
+        "grouped": lambda *a: grouped_query_attention(*a, is_causal=True),
+        "weights": lambda q, k, v: attention_weights(q, k, is_causal=True),
+    }[way]
+    expected, pull = vjp(lambda *a: f(*a)[..., :4, :], q, k, v)
+    dy = rng.normal(size=expected.shape)
+    gradients = pull(dy)
+    later = [a.copy() for a in (q, k, v)]
+    for a in later[1:]:
+        a[..., 4, 1] = bad
+    with np.errstate(invalid="ignore"):
+        y, pull = vjp(lambda *a: f(*a)[..., :4, :], *later)
+        whole = f(*later)
+    np.testing.assert_allclose(y, expected, rtol=1e-12)
+    if way != "weights" or np.isnan(bad):  # a weight of 0 is a right answer to a score of minus infinity
+        assert not np.isfinite(whole[..., 4:, :]).all()
+    for ours, theirs in zip(pull(dy), gradients, strict=True):
+        np.testing.assert_allclose(ours[..., :4, :], theirs[..., :4, :], rtol=1e-9, atol=1e-12)
+
+
+def test_what_is_seen_is_never_hidden(rng):
+    """The other way round: a nan that a query does see is in its answer, and in no other one."""
+    q, k, v = (rng.normal(size=(6, 4)) for _ in range(3))
+    mask = rng.random((6, 6)) < 0.5
+    for which in (k, v):
+        keep, which[2, 1] = which[2, 1].copy(), np.nan
+        y = scaled_dot_product_attention(q, k, v, mask)
+        assert np.array_equal(np.isnan(y).any(-1), mask[:, 2])
+        which[2, 1] = keep
+
+
+# Two ways, one result
+
+
+@given(
+    seed=st.integers(0, 999),
+    power=st.integers(-20, 100),
+    T=st.tuples(st.integers(0, 7), st.integers(0, 9)),
+    block=st.integers(1, 4),
+    is_causal=st.booleans(),
+    dtype=st.sampled_from([np.float32, np.float64]),
+    lost=st.sampled_from([None, "first keys", "last keys", "all keys"]),
+)
+@settings(max_examples=200, deadline=None)
+def test_block_by_block_is_in_one_piece_over_the_whole_range(seed, power, T, block, is_causal, dtype, lost):
+    """Scores up to 2^100, ties among them, and keys whose scores overflow to minus infinity: value and gradients.
+
+    The numbers are whole times a power of two, so that no score is rounded, and both ways have the same ones.
+    """
+    rng = np.random.default_rng(seed)
+    Tq, Tk = T
+    q, k = (rng.integers(-3, 4, size=(2, n, 3)).astype(dtype) for n in T)
+    v, dy = rng.normal(size=(2, Tk, 3)).astype(dtype), rng.normal(size=(2, Tq, 3)).astype(dtype)
+    q *= dtype(2.0**power)
+    if lost is not None:
+        large = dtype(2.0 ** (100 if dtype is np.float32 else 600))
+        q[:], k = large, 256 * k / large  # scores from -2304 to 2304, but for
+        k[:, {"first keys": slice(Tk // 2), "last keys": slice(Tk // 2, None), "all keys": slice(None)}[lost]] = -large
+    with np.errstate(over="ignore"):
+        one, pull = vjp(scaled_dot_product_attention, q, k, v, is_causal=is_causal, scale=1.0)
+        one_gradients = pull(dy)
+        blocks, pull = vjp(blockwise_attention, q, k, v, is_causal=is_causal, scale=1.0, block_size=block)
+        block_gradients = pull(dy)
+    tolerance = 1e-5 if dtype is np.float32 else 1e-13
+    assert np.isfinite(one).all()
+    np.testing.assert_allclose(blocks, one, rtol=tolerance, atol=tolerance)
+    sizes = np.max(np.abs(k), initial=1), np.max(np.abs(q), initial=1), 1
+    for ours, theirs, size in zip(block_gradients, one_gradients, sizes, strict=True):
+        np.testing.assert_allclose(ours / size, theirs / size, rtol=0, atol=20 * tolerance)
+
+
+@given(
+    seed=st.integers(0, 999),
+    density=st.sampled_from([0.0, 0.3, 0.8, 1.0]),
+    kind=st.sampled_from(["bool", "float"]),
+    is_causal=st.booleans(),
+    bad=st.sampled_from([None, np.nan, np.inf]),
+)
+@settings(max_examples=100, deadline=None)
+def test_weights_and_values_are_the_attention(seed, density, kind, is_causal, bad):
+    """The weights that are shown, times the values, are the answer; also with rows without keys, and nan unseen."""
+    rng = np.random.default_rng(seed)
+    q, k, v = rng.normal(size=(2, 3, 5)), rng.normal(size=(2, 4, 5)), rng.normal(size=(2, 4, 2))
+    mask = rng.random((2, 3, 4)) < density
+    if bad is not None:
+        mask[..., 1] = False
+    seen = mask & causal_mask(3, 4) if is_causal else mask
+    given_mask = mask if kind == "bool" else np.where(mask, rng.normal(size=mask.shape), -np.inf)
+    weights = attention_weights(q, k, given_mask, is_causal=is_causal)
+    expected = weights @ v
+    if bad is not None:
+        k[:, 1], v[:, 1] = bad, bad
+        np.testing.assert_allclose(attention_weights(q, k, given_mask, is_causal=is_causal), weights, atol=1e-15)
+    y = scaled_dot_product_attention(q, k, v, given_mask, is_causal=is_causal)
+    np.testing.assert_allclose(y, expected, atol=1e-13)
+    np.testing.assert_allclose(weights.sum(-1), seen.any(-1), atol=1e-13)
+    grouped = grouped_query_attention(q[:, None], k[:, None], v[:, None], given_mask[:, None], is_causal=is_causal)
+    np.testing.assert_allclose(grouped[:, 0], expected, atol=1e-13)
+
+
+@given(
+    seed=st.integers(0, 999),
+    cuts=st.lists(st.integers(1, 3), min_size=1, max_size=6),
+    batch=st.sampled_from([None, 1, 3]),
+    scale=st.sampled_from([0.02, 1.0, 30.0]),
+)
+@settings(max_examples=40, deadline=None)
+def test_steps_of_any_length_are_the_whole(seed, cuts, batch, scale):
+    """gpt_step piece by piece, with a cache that was written to a dict in any order, is gpt in one piece."""
+    rng = np.random.default_rng(seed)
+    T = sum(cuts)
+    params = gpt_init(rng, vocab_size=5, context=T, n_layer=2, n_head=2, n_embd=4, dtype=np.float64)
+    params = randomized(params, rng, scale)
+    tokens = rng.integers(0, 5, size=(T,) if batch is None else (batch, T))
+    whole = gpt(params, tokens, n_head=2)
+    cache, start, pieces = gpt_cache(params, batch, n_head=2), 0, []
+    for n in cuts:
+        logits, cache = gpt_step(params, tokens[..., start : start + n], shuffled(cache, rng), n_head=2)
+        pieces.append(logits)
+        start += n
+    np.testing.assert_allclose(np.concatenate(pieces, -2), whole, rtol=1e-9, atol=1e-9 * np.abs(whole).max())
+    options = {"n_head": 2, "length": 3, "temperature": 0.7, "top_k": 4, "top_p": 0.9}
+    begin = tokens[..., : max(T - 2, 1)]
+    with_cache, without = (
+        generate(params, begin, rng=np.random.default_rng(seed), cache=cache, **options) for cache in (True, False)
+    )
+    assert np.array_equal(with_cache, without)
+
+
+def test_a_cache_from_a_file_goes_on(rng, tmp_path):
+    """Its length comes back as an array of one integer."""
+    params = deep_gpt(rng)
+    _, cache = gpt_step(params, READ[:, :2], gpt_cache(params, 2, n_head=2), n_head=2)
+    save(tmp_path / "c.safetensors", cache)
+    logits, longer = gpt_step(params, READ[:, 2:], load(tmp_path / "c.safetensors"), n_head=2)
+    assert np.array_equal(logits, gpt_step(params, READ[:, 2:], cache, n_head=2)[0])
+    assert longer["length"] == 4
+
+
+@pytest.mark.parametrize("need_weights", [False, True])
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_asking_for_weights_changes_nothing_else(need_weights, is_causal, rng):
+    params = randomized(multi_head_attention_init(rng, 4, dtype=np.float64), rng)
+    x = rng.normal(size=(2, 3, 4))
+    x[0, 2] = np.nan
+    mask = np.array([[False, False, True], [False, True, False]])
+    y = total(
+        multi_head_attention(
+            params, x, x, x, num_heads=2, key_padding_mask=mask, is_causal=is_causal, need_weights=need_weights
+        )
+    )
+    x[0, 2] = 0
+    expected = multi_head_attention(params, x, x, x, num_heads=2, key_padding_mask=mask, is_causal=is_causal)
+    np.testing.assert_allclose(y, expected, rtol=1e-12)
+
+
+# Integers, half precision, and numbers without a square
+
+
+def test_rope_of_integers_by_hand():
+    turned = rope(np.array([[1, 0]] * 3))
+    np.testing.assert_allclose(turned, [[1, 0], [0.540302, 0.841471], [-0.416147, 0.909297]], atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.float16, np.float32, np.float64])
+def test_a_vector_is_at_angle_zero_to_itself(dtype):
+    x = np.array([[100, 50]], dtype)
+    assert cosine_score(x, x) == pytest.approx(1, rel=1e-3)
+
+
+@given(power=st.floats(-6, 37), seed=st.integers(0, 99), dtype=st.sampled_from([np.float32, np.float64]))
+@settings(max_examples=50, deadline=None)
+def test_a_cosine_does_not_depend_on_the_length(power, seed, dtype):
+    """Vectors from eps to the largest numbers: the squares of most of them are no float32."""
+    rng = np.random.default_rng(seed)
+    q, k = rng.normal(size=(2, 3, 4)).astype(dtype)
+    long = q * dtype(10.0**power)
+    np.testing.assert_allclose(cosine_score(long, k), cosine_score(q, k), atol=1e-6)
+    _, dlong, dk = pulled(cosine_score, long, k, dy=np.ones((3, 3)))
+    _, dq, dk_short = pulled(cosine_score, q, k, dy=np.ones((3, 3)))
+    np.testing.assert_allclose(dk, dk_short, atol=1e-5)
+    np.testing.assert_allclose(dlong * 10.0**power, dq, atol=1e-4)
+
+
+def test_a_vector_shorter_than_eps_is_divided_by_eps():
+    q, k = np.array([[3e-9, 4e-9]]), np.array([[0.6, 0.8]])
+    assert cosine_score(q, k) == pytest.approx(0.5)
+    _, dq, dk = pulled(cosine_score, np.zeros((1, 2)), k, dy=[[1.0]])
+    np.testing.assert_allclose(dq, k / 1e-8)
+    assert not dk.any()
+
+
+# Shapes of masks are listed, not guessed
+
+
+@pytest.mark.parametrize("kind", [bool, np.float64])
+def test_masks_of_other_shapes_are_refused(kind, rng):
+    """B = H = 2: (B, T, T) would broadcast as one mask for each head. PyTorch refuses what is refused here."""
+    B, H, T, S, E = 2, 2, 3, 4, 4
+    params = randomized(multi_head_attention_init(rng, E, dtype=np.float64), rng)
+    module = torch.nn.MultiheadAttention(E, H, batch_first=True, dtype=torch.float64)
+    x, memory = rng.normal(size=(B, T, E)), rng.normal(size=(B, S, E))
+    tried = 0
+    for option, allowed, ours_alone, refused in (
+        (
+            "attn_mask",
+            [(T, S), (B * H, T, S)],
+            [(B, H, T, S)],
+            [(B, T, S), (1, T, S), (H, T, S), (S,), (1, S), (T, 1), (1, 1), (), (S, T), (B, 1, T, S), (1, H, T, S),
+             (1, 1, T, S), (B, H, 1, S), (B * H, T, 1), (B * H, 1, S), (1, B, H, T, S)],
+        ),
+        (
+            "key_padding_mask",
+            [(B, S)],
+            [],
+            [(S,), (1, S), (B, 1), (B, T), (B, 1, S), (B, 1, 1, S), (), (B * H, S), (1, 1)],
+        ),
+    ):  # fmt: skip
+        for shape in allowed + ours_alone:
+            multi_head_attention(params, x, memory, memory, num_heads=H, **{option: np.zeros(shape, kind)})
+            tried += 1
+        for shape in allowed:
+            module(*map(torch.tensor, (x, memory, memory)), **{option: torch.tensor(np.zeros(shape, kind))})
+        for shape in refused:
+            with pytest.raises(ValueError, match=f"{option} has shape .* expected"):
+                multi_head_attention(params, x, memory, memory, num_heads=H, **{option: np.zeros(shape, kind)})
+            tried += 1
+    assert tried == 29
+    for option in ("attn_mask", "key_padding_mask"):
+        mask = np.zeros((T, S) if option == "attn_mask" else (B, S), int)
+        with pytest.raises(ValueError, match=f"{option} has dtype int64, expected bool"):
+            multi_head_attention(params, x, memory, memory, num_heads=H, **{option: mask})
+
+
+def test_a_mask_for_every_head_is_repeated_as_documented(rng):
+    params = randomized(multi_head_attention_init(rng, 4, dtype=np.float64), rng)
+    x, mask = rng.normal(size=(3, 4, 4)), rng.random((3, 4, 4)) < 0.3
+    y = multi_head_attention(params, x, x, x, num_heads=2, attn_mask=np.repeat(mask, 2, 0))
+    for i in range(3):
+        alone = multi_head_attention(params, x[i], x[i], x[i], num_heads=2, attn_mask=mask[i])
+        np.testing.assert_allclose(y[i], alone, rtol=1e-12)
+
+
+def test_inputs_of_other_shapes_are_refused(rng):
+    params = randomized(multi_head_attention_init(rng, 4, dtype=np.float64), rng)
+    x = rng.normal(size=(2, 3, 4))
+    for shapes in (((2, 3, 4), (1, 3, 4), (1, 3, 4)), ((2, 3, 4), (3, 4), (3, 4)), ((2, 3, 4), (2, 3, 4), (2, 5, 4))):
+        with pytest.raises(ValueError, match="multi_head_attention: query of shape"):
+            multi_head_attention(params, *(np.ones(shape) for shape in shapes), num_heads=2)
+    with pytest.raises(ValueError, match=r"a mask of shape \(3, 3, 3\) does not fit 2 heads"):
+        grouped_query_attention(x[:, None][:1].repeat(2, 1)[0], x[:1], x[:1], np.ones((3, 3, 3), bool))
+
+
+# Numbers that mean nothing
+
+
+@pytest.mark.parametrize("bad", [[np.nan, 1.0, 2.0], [np.inf, 1.0, 2.0], [-np.inf, -np.inf, -np.inf]])
+def test_filters_refuse_logits_without_a_largest(bad):
+    for f in (lambda x: top_k_filter(x, 2), lambda x: top_k_filter(x, 5), lambda x: top_p_filter(x, 0.5)):
+        with pytest.raises(ValueError, match="the largest must be finite"):
+            f(np.array([[0.0, 1.0, 2.0], bad]))
+
+
+def test_a_temperature_near_zero_takes_the_most_probable_token(rng):
+    params = randomized(gpt_init(rng, vocab_size=7, context=6, n_layer=1, n_head=2, n_embd=4), rng, 0.2)
+    cold = generate(params, READ, n_head=2, length=5, rng=rng, temperature=1e-320, top_k=3, top_p=0.9)
+    assert np.array_equal(cold, generate(params, READ, n_head=2, length=5, temperature=0))
