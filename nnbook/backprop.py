@@ -144,6 +144,7 @@ class Primitive:
             for name, argument in self.arguments.items()
             if name in self.static_names and argument.convert is not None
         }
+        self.takes_many = any(p.kind is p.VAR_POSITIONAL for p in self.signature.parameters.values())
         self.places = [name for name in self.arguments if name not in self.static_names]
 
     def __repr__(self) -> str:

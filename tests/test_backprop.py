@@ -806,6 +806,14 @@ def test_concatenate_hands_every_array_its_own_part(shape, data):
         equal(dx, dy)
 
 
+def test_arrays_to_join_come_one_by_one():
+    """A list of two arrays of length 2 would else be one array of shape (2, 2), and nothing would be joined."""
+    for wrong in ([X, X], (X, X)):
+        with pytest.raises(ValueError, match=r"concatenate takes its arrays one by one, concatenate\(a, b\)"):
+            concatenate(wrong)
+    equal(np.concatenate([X, X]), concatenate(X, X))
+
+
 def test_concatenate_refuses_what_does_not_fit():
     with pytest.raises(ValueError, match=r"\[\(3,\), \(\)\] do not fit along axis 0"):
         concatenate(X, 1.0)
