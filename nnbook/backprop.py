@@ -236,6 +236,8 @@ class Primitive:
             return float(arg) if isinstance(arg, bool) and argument.kind == _REAL else arg
         if arg is None and argument.optional:
             return arg
+        if isinstance(arg, (list, tuple)) and self.takes_many:
+            raise ValueError(f"{self.__name__} takes its arrays one by one, {self.__name__}(a, b), not in a list")
         return numeric(f"{self.__name__}: argument {self.places[min(position, len(self.places) - 1)]}", arg)
 
 
