@@ -95,20 +95,19 @@ def as_float(where: str, x, dtype=np.float64):
     return array if array.dtype.kind in "fc" else array.astype(dtype)
 
 
-def common_dtype(values) -> np.dtype | None:
-    """The dtype of the floats among arrays, traced values, numbers and trees of them; ``None`` if there are none."""
-    found = {dtype for value in values for dtype in _dtypes(value)}
-    return np.result_type(*found) if found else None
-
-
-def _dtypes(value):
+def _find_dtypes(value, found: set) -> None:
+    """Put the dtypes of an array, a traced value or a tree of them into ``found``; ``None`` stands for a number."""
     if isinstance(value, dict):
         for branch in value.values():
-            yield from _dtypes(branch)
-        return
-    dtype = getattr(value.value if isinstance(value, OnTape) else value, "dtype", None)
-    if dtype is not None and dtype.kind in "fc":
-        yield dtype
+            _find_dtypes(branch, found)
+    elif value is not None:
+        found.add(getattr(value.value if isinstance(value, OnTape) else value, "dtype", None))
+
+
+def _common(dtypes: set) -> np.dtype | None:
+    """The dtype of the floats among several; ``None`` if there are none."""
+    floats = [dtype for dtype in dtypes if dtype is not None and dtype.kind in "fc"]
+    return np.result_type(*floats) if len(floats) > 1 else floats[0] if floats else None
 
 
 def to_dtype(x, dtype):
@@ -136,13 +135,19 @@ def _halved(result):
     return result
 
 
-def _tree(where: str, tree):
+def _tree(where: str, tree, path: tuple = ()):
     """Check a tree of real arrays; lists at its leaves become arrays."""
     if isinstance(tree, dict):
-        return {key: _tree(f"{where}[{key!r}]", branch) for key, branch in tree.items()}
-    if isinstance(tree, (float, int)) and not isinstance(tree, np.generic):
+        return {key: _tree(where, branch, (*path, key)) for key, branch in tree.items()}
+    if type(tree) is Array and tree.dtype in USUAL:
         return tree
-    return tree if isinstance(tree, OnTape) or tree is None else numeric(where, tree)
+    if (
+        tree is None
+        or isinstance(tree, OnTape)
+        or (isinstance(tree, (float, int)) and not isinstance(tree, np.generic))
+    ):
+        return tree
+    return numeric(where + "".join(f"[{key!r}]" for key in path), tree)
 
 
 def _parameters(where: str, tree):
@@ -170,6 +175,8 @@ def _flag(where, x):
 
 
 def _integer(where, x):
+    if type(x) is int:
+        return x
     if not isinstance(x, (bool, np.bool_)):
         try:
             return operator.index(x)
@@ -189,6 +196,8 @@ def _given(where, x):
 
 
 def _number(where, x):
+    if type(x) is float and x == x:
+        return x
     x = x.item() if isinstance(x, (Array, np.generic)) and np.ndim(x) == 0 else x  # which would promote float32
     if not isinstance(x, (int, float)) or isinstance(x, bool):
         raise ValueError(f"{where} must be a number, not {_shown(x)}")
@@ -385,20 +394,38 @@ def checked(function: Callable) -> Callable:
     names = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     rest = next((p.name for p in inspect.signature(function).parameters.values() if p.kind is p.VAR_POSITIONAL), "")
     name = function.__name__
+    checks = {key: _check(f"{name}: {key}", argument) for key, argument in known.items()}
+    computes = {key for key, argument in known.items() if argument.kind != OPTION}
     with_trees = any(argument.kind == TREE for argument in known.values())
 
     @functools.wraps(function)
-    def wrapper(*args, **kwargs):
+    def with_options(*args, **kwargs):
+        places = names if len(args) <= len(names) else [*names, *[rest] * (len(args) - len(names))]
+        values = [check(x) if (check := checks.get(key)) else x for key, x in zip(places, args, strict=False)]
+        for key, x in kwargs.items():
+            if check := checks.get(key):
+                kwargs[key] = check(x)
+        return function(*values, **kwargs)
+
+    @functools.wraps(function)
+    def with_arrays(*args, **kwargs):
         places = [*names[: len(args)], *[rest] * (len(args) - len(names))]
         given = [*zip(places, args, strict=True), *kwargs.items()]
-        values = [_first(name, place, known.get(place), value) for place, value in given]
-        dtype = common_dtype(
-            value
-            for (place, original), value in zip(given, values, strict=True)
-            if place in known and known[place].kind != OPTION and isinstance(original, VOTERS)
-        )
-        compute = np.dtype(np.float64) if dtype is None else SINGLE if dtype == HALF else dtype
-        values = [_second(known.get(place), value, compute) for (place, _), value in zip(given, values, strict=True)]
+        values: list[Any] = []
+        voting: set = set()
+        following: set = set()
+        for place, x in given:
+            value = check(x) if (check := checks.get(place)) else x
+            values.append(value)
+            if place in computes:
+                _find_dtypes(value, voting if isinstance(x, VOTERS) else following)
+        dtype = _common(voting)
+        if following or not voting <= USUAL:
+            compute = np.dtype(np.float64) if dtype is None else SINGLE if dtype == HALF else dtype
+            values = [
+                _second(known[place], value, compute) if place in computes else value
+                for (place, _), value in zip(given, values, strict=True)
+            ]
         try:
             result = function(*values[: len(args)], **dict(zip(kwargs, values[len(args) :], strict=True)))
         except KeyError as missing:
@@ -407,29 +434,42 @@ def checked(function: Callable) -> Callable:
             raise ValueError(f"{name}: the parameters have no entry {missing}") from missing
         return _halved(result) if dtype == HALF else result
 
-    return wrapper
+    return with_arrays if computes else with_options
 
 
 VOTERS = (Array, np.generic, OnTape, dict)
 """Whose dtype decides in which one to compute; lists and numbers follow."""
 
 
-def _second(argument: Argument | None, value, dtype):
+def _second(argument: Argument, value, dtype):
     """Now that the dtype is known in which to compute, bring reals and trees to it."""
-    if argument is None or argument.kind == OPTION or value is None:
+    if value is None:
         return value
     if argument.kind == TREE:
         return _map_leaves(lambda leaf: leaf if leaf is None else to_dtype(leaf, dtype), value)
     return np.asarray(value, dtype) if isinstance(value, (int, float)) else to_dtype(value, dtype)
 
 
-def _first(function: str, name: str, argument: Argument | None, value):
+def _check(where: str, argument: Argument) -> Callable[[Any], Any] | None:
     """What can be said of an argument by itself: is it numbers, is it the right kind of option?"""
-    if argument is None or (value is None and argument.optional):
-        return value
-    where = f"{function}: {name}"
+    convert = argument.convert
+    optional = argument.optional
     if argument.kind == REAL:
-        return value if isinstance(value, OnTape) or type(value) in (int, float) else numeric(where, value)
-    if argument.kind == TREE:
-        return _tree(where, argument.convert(where, value) if argument.convert else value)
-    return value if argument.convert is None else argument.convert(where, value)
+
+        def check(value):
+            usual = isinstance(value, OnTape) or type(value) in (int, float) or (value is None and optional)
+            return value if usual else numeric(where, value)
+
+    elif argument.kind == TREE:
+
+        def check(value):
+            return None if value is None and optional else _tree(where, convert(where, value) if convert else value)
+
+    elif convert is not None:
+
+        def check(value):
+            return None if value is None and optional else convert(where, value)
+
+    else:
+        return None
+    return check
