@@ -1607,7 +1607,7 @@ def _causal_attention(params, x, n_head, past, need_weights, silent):
             mask = _causal(q.shape[-2], k.shape[-2], k.shape[-2] - q.shape[-2])
     y, weights = _attend(q, k, v, mask, past is None, need_weights)
     if silent:
-        y = y * np.isin(np.arange(n_head), silent, invert=True).astype(y.dtype)[:, None, None]
+        y = where(np.isin(np.arange(n_head), silent)[:, None, None], 0.0, y)
     return linear(_merge_heads(y), **params["c_proj"]), {"k": k, "v": v}, weights
 
 

@@ -1653,7 +1653,32 @@ def attention_cases(rng):
         [network],
         [padding],
     )
+    reader = randomized(seq2seq_attention_init(rng, 7, 7, 3, dtype=np.float64), rng)
+    padding = tree_map(lambda a: np.zeros(a.shape, bool), reader)
+    padding["encoder"]["embedding"]["weight"][0] = True
+    cases["recurrent networks with attention, the embedding of padding"] = (
+        lambda p: seq2seq_attention(p, READ.T, WRITTEN.T, READ.T != 0),
+        [reader],
+        [padding],
+    )
     return cases
+
+
+def test_a_silent_head_may_be_anything(rng):
+    """What is replaced by zeros is not multiplied by them."""
+    params = gpt_init(rng, vocab_size=7, context=6, n_layer=2, n_head=2, n_embd=4)
+    expected = gpt(params, READ, n_head=2, ablate=((1, 0),))
+    params["h"]["1"]["attn"]["c_attn"]["bias"][8:10] = np.nan  # the values of head 0
+    assert np.array_equal(gpt(params, READ, n_head=2, ablate=((1, 0),)), expected)
+
+
+def test_numbers_that_are_not_finite_do_not_change_the_dtype(rng):
+    for dtype in (np.float16, np.float32, np.float64):
+        q, k, v = (rng.normal(size=(3, 2)).astype(dtype) for _ in range(3))
+        k[2], v[2] = np.nan, np.inf
+        for f in (scaled_dot_product_attention, blockwise_attention):
+            y, *grads = pulled(lambda *a, f=f: f(*a, is_causal=True)[:2], q, k, v, dy=np.ones((2, 2)))
+            assert {a.dtype for a in (y, *grads)} == {np.dtype(dtype)}
 
 
 def total(y):
