@@ -1724,6 +1724,8 @@ def top_p_filter(logits, p: float) -> Array:
     if not 0 < p <= 1:
         raise ValueError(f"top_p_filter: p must lie in (0, 1], not {p}")
     _check_logits("top_p_filter", logits)
+    if p == 1:  # all of them; a sum that is rounded to 1 too early would lose the least probable
+        return logits.copy()
     order = np.argsort(-logits, axis=-1, kind="stable")
     falling = np.take_along_axis(softmax(logits.astype(np.float64)), order, -1)
     before = np.cumsum(falling, -1) - falling  # the probability of all that are more probable
