@@ -16,6 +16,7 @@ takes part*. Where it is an argument of :func:`multi_head_attention` or of a tra
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -76,6 +77,11 @@ def scaled_dot_score(q, k, *, scale: float | None = None):
     """
     _same_width("scaled_dot_score", q, k)
     return matmul(q * _scale(scale, q), _swap(k))
+
+
+_scaled_dot_score = inspect.unwrap(
+    scaled_dot_score
+)  # the function without its checks, for callers whose own arguments were checked
 
 
 @checked
@@ -179,6 +185,9 @@ def additive_score(q, k, params: Branch):
     pairs = tanh(a.reshape(*a.shape[:-1], 1, a.shape[-1]) + b.reshape(*b.shape[:-2], 1, *b.shape[-2:]))
     scores = linear(pairs, params["score"]["weight"])
     return scores.reshape(scores.shape[:-1])
+
+
+_additive_score = inspect.unwrap(additive_score)
 
 
 def _swap(x):
@@ -332,10 +341,13 @@ def attention_weights(q, k, mask: Given | None = None, *, is_causal: bool = Fals
     if (is_causal or mask is not None) and not _finite(stop_gradient(q), stop_gradient(k)):
         values = np.eye(k.shape[-2], dtype=k.dtype)  # whose average under the weights is the weights
         return scaled_dot_product_attention(q, k, values, mask, is_causal=is_causal, scale=scale)
-    scores = scaled_dot_score(q, k, scale=scale)
+    scores = _scaled_dot_score(q, k, scale=scale)
     if is_causal:
         mask = _and_causal(mask, *scores.shape[-2:])
     return masked_softmax(scores, mask)
+
+
+_attention_weights = inspect.unwrap(attention_weights)
 
 
 def _and_causal(mask, Tq, Tk):
@@ -645,6 +657,9 @@ def split_heads(x, num_heads: int):
     return transpose(x.reshape(*lead, T, num_heads, E // num_heads), axes=(*range(n), n + 1, n, n + 2))
 
 
+_split_heads = inspect.unwrap(split_heads)
+
+
 @checked
 def merge_heads(x):
     """(..., H, T, d) -> (..., T, H d): the inverse of :func:`split_heads`.
@@ -657,6 +672,9 @@ def merge_heads(x):
     *lead, H, T, d = x.shape
     n = len(lead)
     return transpose(x, axes=(*range(n), n + 1, n, n + 2)).reshape(*lead, T, H * d)
+
+
+_merge_heads = inspect.unwrap(merge_heads)
 
 
 @checked
@@ -772,8 +790,11 @@ def multi_head_attention(
         query = key if itself else query
     q, k, v = _projected(params, query, key, value, num_heads)
     y, weights = _attend(q, k, v, mask, is_causal, need_weights)
-    y = linear(merge_heads(y), params["out_proj"]["weight"], params["out_proj"]["bias"])
+    y = linear(_merge_heads(y), params["out_proj"]["weight"], params["out_proj"]["bias"])
     return (y, weights) if need_weights else y
+
+
+_multi_head_attention = inspect.unwrap(multi_head_attention)
 
 
 def _projected(params, query, key, value, num_heads):
@@ -784,12 +805,12 @@ def _projected(params, query, key, value, num_heads):
     E = weight.shape[1]
     thirds = (slice(0, E), slice(E, 2 * E), slice(2 * E, 3 * E))
     inputs = zip((query, key, value), thirds, strict=True)
-    return tuple(split_heads(linear(x, weight[rows], bias[rows]), num_heads) for x, rows in inputs)
+    return tuple(_split_heads(linear(x, weight[rows], bias[rows]), num_heads) for x, rows in inputs)
 
 
 def _attend(q, k, v, mask, is_causal, need_weights):
     y = scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal)
-    return y, attention_weights(q, k, mask, is_causal=is_causal) if need_weights else None
+    return y, _attention_weights(q, k, mask, is_causal=is_causal) if need_weights else None
 
 
 def _emptied(x, left_out):
@@ -861,6 +882,9 @@ def sinusoidal_positions(T: int, d: int, *, base: float = 10000.0, offset: int =
     """
     angles = _angles(T, d, base, offset, "sinusoidal_positions")
     return np.stack([np.sin(angles), np.cos(angles)], -1).reshape(T, d).astype(dtype)
+
+
+_sinusoidal_positions = inspect.unwrap(sinusoidal_positions)
 
 
 @primitive
@@ -1018,7 +1042,7 @@ def transformer_encoder_layer(
     """
 
     def self_attention(x):
-        return multi_head_attention(
+        return _multi_head_attention(
             params["self_attn"],
             x,
             x,
@@ -1035,6 +1059,9 @@ def transformer_encoder_layer(
     x, weights = branch(src, "norm1", self_attention, need_weights)
     x, _ = branch(x, "norm2", feed_forward)
     return (x, weights) if need_weights else x
+
+
+_transformer_encoder_layer = inspect.unwrap(transformer_encoder_layer)
 
 
 def _padding_emptied(x, mask):
@@ -1112,7 +1139,7 @@ def transformer_decoder_layer(
     """
 
     def self_attention(x):
-        return multi_head_attention(
+        return _multi_head_attention(
             params["self_attn"],
             x,
             x,
@@ -1124,7 +1151,7 @@ def transformer_decoder_layer(
         )
 
     def cross_attention(x):
-        return multi_head_attention(
+        return _multi_head_attention(
             params["multihead_attn"],
             x,
             memory,
@@ -1141,6 +1168,9 @@ def transformer_decoder_layer(
     x, weights = branch(x, "norm2", cross_attention, need_weights)
     x, _ = branch(x, "norm3", feed_forward)
     return (x, weights) if need_weights else x
+
+
+_transformer_decoder_layer = inspect.unwrap(transformer_decoder_layer)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -1235,7 +1265,7 @@ def _read(params, source, source_mask):
 
 def _look_and_step(params, x, state, memory, source_mask):
     """One step of the decoder from x (1, N, D) and its state (1, N, H): the new state, and the weights (N, 1, S)."""
-    scores = additive_score(state.transpose(1, 0, 2), memory, params["attention"])
+    scores = _additive_score(state.transpose(1, 0, 2), memory, params["attention"])
     weights = masked_softmax(scores, None if source_mask is None else np.transpose(source_mask)[:, None])
     context = (weights @ memory).transpose(1, 0, 2)
     return recurrent(params["decoder"]["rnn"], concatenate(x, context, axis=2), state)[1], weights
@@ -1343,9 +1373,9 @@ def translator(
 
     PyTorch: :func:`nnbook.twins.translator`. Source: :cite:`vaswani2017`, whose norms came after.
     """
-    memory = translator_encode(params, source, nhead=nhead, padding=padding)
+    memory = _translator_encode(params, source, nhead=nhead, padding=padding)
     left_out = None if padding is None else source == padding
-    return translator_decode(params, target, memory, nhead=nhead, left_out=left_out, need_weights=need_weights)
+    return _translator_decode(params, target, memory, nhead=nhead, left_out=left_out, need_weights=need_weights)
 
 
 @checked
@@ -1355,8 +1385,11 @@ def translator_encode(params: Branch, source: Given, *, nhead: int, padding: int
     x = _with_positions(params["source_embedding"]["weight"], source)
     for i in by_number(params["encoder"]["layers"]):
         layer = params["encoder"]["layers"][i]
-        x = transformer_encoder_layer(layer, x, nhead=nhead, src_key_padding_mask=left_out, norm_first=True)
+        x = _transformer_encoder_layer(layer, x, nhead=nhead, src_key_padding_mask=left_out, norm_first=True)
     return layer_norm(x, **params["encoder"]["norm"])
+
+
+_translator_encode = inspect.unwrap(translator_encode)
 
 
 @checked
@@ -1368,7 +1401,7 @@ def translator_decode(
     weights = None
     for i in by_number(params["decoder"]["layers"]):
         layer = params["decoder"]["layers"][i]
-        x = transformer_decoder_layer(
+        x = _transformer_decoder_layer(
             layer,
             x,
             memory,
@@ -1383,10 +1416,13 @@ def translator_decode(
     return (logits, weights) if need_weights else logits
 
 
+_translator_decode = inspect.unwrap(translator_decode)
+
+
 def _with_positions(weight, tokens):
     if np.ndim(tokens) == 0:
         raise ValueError("tokens must have shape (B, T), not ()")
-    return embedding(tokens, weight) + sinusoidal_positions(np.shape(tokens)[-1], weight.shape[1], dtype=weight.dtype)
+    return embedding(tokens, weight) + _sinusoidal_positions(np.shape(tokens)[-1], weight.shape[1], dtype=weight.dtype)
 
 
 @checked
@@ -1417,11 +1453,11 @@ def translate(
     _at_least(1, "translate", length=length)
     if source.ndim != 2:
         raise ValueError(f"translate: source must have shape (B, Ts), not {source.shape}")
-    memory = translator_encode(params, source, nhead=nhead, padding=padding)
+    memory = _translator_encode(params, source, nhead=nhead, padding=padding)
     left_out = None if padding is None else source == padding
     tokens = np.full((len(memory), 1), start)
     for _ in range(length):
-        logits, weights = translator_decode(params, tokens, memory, nhead=nhead, left_out=left_out, need_weights=True)
+        logits, weights = _translator_decode(params, tokens, memory, nhead=nhead, left_out=left_out, need_weights=True)
         best = logits[:, -1].argmax(-1)
         if end is not None and tokens.shape[1] > 1:
             best = np.where(tokens[:, -1] == end, end, best)
@@ -1571,8 +1607,8 @@ def _causal_attention(params, x, n_head, past, need_weights, silent):
             mask = _causal(q.shape[-2], k.shape[-2], k.shape[-2] - q.shape[-2])
     y, weights = _attend(q, k, v, mask, past is None, need_weights)
     if silent:
-        y = y * np.isin(np.arange(n_head), silent, invert=True).astype(y.dtype)[:, None, None]
-    return linear(merge_heads(y), **params["c_proj"]), {"k": k, "v": v}, weights
+        y = where(np.isin(np.arange(n_head), silent)[:, None, None], 0.0, y)
+    return linear(_merge_heads(y), **params["c_proj"]), {"k": k, "v": v}, weights
 
 
 def _check_heads(ablate, n_layer, n_head):
@@ -1599,7 +1635,7 @@ def gpt_loss(params: Branch, x: Given, y: Given, *, n_head: int):
     """
     if np.shape(x) != np.shape(y):
         raise ValueError(f"gpt_loss: x of shape {np.shape(x)} and y of shape {np.shape(y)} differ")
-    logits = gpt(params, x, n_head=n_head)
+    logits, _, _ = _gpt(params, x, None, n_head)
     return cross_entropy(logits.reshape(-1, logits.shape[-1]), np.reshape(y, -1))
 
 
@@ -1688,6 +1724,8 @@ def top_p_filter(logits, p: float) -> Array:
     if not 0 < p <= 1:
         raise ValueError(f"top_p_filter: p must lie in (0, 1], not {p}")
     _check_logits("top_p_filter", logits)
+    if p == 1:  # all of them; a sum that is rounded to 1 too early would lose the least probable
+        return logits.copy()
     order = np.argsort(-logits, axis=-1, kind="stable")
     falling = np.take_along_axis(softmax(logits.astype(np.float64)), order, -1)
     before = np.cumsum(falling, -1) - falling  # the probability of all that are more probable

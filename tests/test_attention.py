@@ -1653,7 +1653,32 @@ def attention_cases(rng):
         [network],
         [padding],
     )
+    reader = randomized(seq2seq_attention_init(rng, 7, 7, 3, dtype=np.float64), rng)
+    padding = tree_map(lambda a: np.zeros(a.shape, bool), reader)
+    padding["encoder"]["embedding"]["weight"][0] = True
+    cases["recurrent networks with attention, the embedding of padding"] = (
+        lambda p: seq2seq_attention(p, READ.T, WRITTEN.T, READ.T != 0),
+        [reader],
+        [padding],
+    )
     return cases
+
+
+def test_a_silent_head_may_be_anything(rng):
+    """What is replaced by zeros is not multiplied by them."""
+    params = gpt_init(rng, vocab_size=7, context=6, n_layer=2, n_head=2, n_embd=4)
+    expected = gpt(params, READ, n_head=2, ablate=((1, 0),))
+    params["h"]["1"]["attn"]["c_attn"]["bias"][8:10] = np.nan  # the values of head 0
+    assert np.array_equal(gpt(params, READ, n_head=2, ablate=((1, 0),)), expected)
+
+
+def test_numbers_that_are_not_finite_do_not_change_the_dtype(rng):
+    for dtype in (np.float16, np.float32, np.float64):
+        q, k, v = (rng.normal(size=(3, 2)).astype(dtype) for _ in range(3))
+        k[2], v[2] = np.nan, np.inf
+        for f in (scaled_dot_product_attention, blockwise_attention):
+            y, *grads = pulled(lambda *a, f=f: f(*a, is_causal=True)[:2], q, k, v, dy=np.ones((2, 2)))
+            assert {a.dtype for a in (y, *grads)} == {np.dtype(dtype)}
 
 
 def total(y):
@@ -1968,3 +1993,32 @@ def test_a_temperature_near_zero_takes_the_most_probable_token(rng):
     params = randomized(gpt_init(rng, vocab_size=7, context=6, n_layer=1, n_head=2, n_embd=4), rng, 0.2)
     cold = generate(params, READ, n_head=2, length=5, rng=rng, temperature=1e-320, top_k=3, top_p=0.9)
     assert np.array_equal(cold, generate(params, READ, n_head=2, length=5, temperature=0))
+
+
+def test_probability_one_takes_all_tokens():
+    """The first token alone has probability 1 to sixteen digits; the others are possible all the same."""
+    assert np.array_equal(top_p_filter(np.array([0.0, -50.0, -60.0]), 1.0), [0, -50, -60])
+
+
+@pytest.mark.parametrize("way", ["attention", "grouped", "weights", "heads"])
+def test_a_learned_bias_has_a_gradient_in_every_way(way, rng):
+    """A float mask is a constant or a parameter; where it is -inf over a nan, its gradient is 0."""
+    params = randomized(multi_head_attention_init(rng, 4, dtype=np.float64), rng)
+    x, bias = rng.normal(size=(1, 3, 4)), rng.normal(size=(3, 3))
+    bias[:, 1] = -np.inf
+    f = {
+        "attention": lambda x, b: scaled_dot_product_attention(x, x, x, b),
+        "grouped": lambda x, b: grouped_query_attention(x[:, None], x[:, None], x[:, None], b),
+        "weights": lambda x, b: attention_weights(x, x, b),
+        "heads": lambda x, b: multi_head_attention(params, x, x, x, num_heads=2, attn_mask=b),
+    }[way]
+    y, pull = vjp(f, x, bias)
+    dy = rng.normal(size=y.shape)
+    dy[..., 1, :] = 0  # the answer to the token that will be nan is not used
+    expected = pull(dy)[1]
+    x[:, 1] = np.nan
+    with np.errstate(invalid="ignore"):
+        db = vjp(f, x, bias)[1](dy)[1]
+    assert np.abs(db).max() > 1e-3
+    assert not db[:, 1].any()
+    np.testing.assert_allclose(db, expected, atol=1e-12)
