@@ -568,6 +568,7 @@ def param_groups(optimizer: Optimizer, *groups: tuple[Callable[[str, Array], boo
     return init, grouped
 
 
+@checked
 def _scaled(lr: float, *, lr_scale: float) -> float:
     """The rate times a factor, both as somebody else's options or function gave them."""
     _at_least_zero(lr=lr, lr_scale=lr_scale)

@@ -39,6 +39,12 @@ HOW_MUCH = re.compile("length|steps|size|layers|blocks|channels|hidden|classes|o
 NOT_NUMBERS = {"nan": float("nan"), "minus infinity": float("-inf")}
 
 
+@pytest.fixture(autouse=True)
+def somewhere_else(tmp_path, monkeypatch):
+    """Text in the place of a path is a path, so what is written there is written in a directory of its own."""
+    monkeypatch.chdir(tmp_path)
+
+
 def ids(pair):
     return ".".join(pair)
 
