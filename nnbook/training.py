@@ -313,7 +313,10 @@ def _name(function):
 
 
 def _code(function) -> str:
-    """A function's name and what it does: its instructions, constants and what it closes over, as a short number."""
+    """A function's name and what it does: its instructions, constants, defaults and what it closes over, as a number.
+
+    Instructions belong to a version of Python, and so does the number.
+    """
     digest = hashlib.sha256()
 
     def add(value, depth=0):
@@ -327,7 +330,8 @@ def _code(function) -> str:
         elif isinstance(value, types.FunctionType) and depth < 5:
             value = inspect.unwrap(value)  # a wrapper by functools.wraps does not make it another function
             cells = [cell.cell_contents for cell in value.__closure__ or () if cell != types.CellType()]
-            add((value.__code__, *(value.__defaults__ or ()), *cells), depth + 1)
+            defaults = (*(value.__defaults__ or ()), *sorted((value.__kwdefaults__ or {}).items()))
+            add((value.__code__, *defaults, *cells), depth + 1)
         elif isinstance(value, (tuple, list)):
             for item in value:
                 add(item, depth)

@@ -1,4 +1,4 @@
-"""The one rule for what goes into a function (nnbook/_arrays.py), tried on every public function of the package."""
+"""The one rule for what goes into a function (nnbook/_arrays.py), tried on every public function of MODULES."""
 
 from __future__ import annotations
 

@@ -961,6 +961,20 @@ def test_a_constant_that_the_loss_closes_over_belongs_to_it(tmp_path):
     assert resumed(path, loss=penalized(0.1)) == ""
 
 
+def with_default(strength):
+    def loss(params, x, y, *, strength=strength):
+        return linear_loss(params, x, y) + strength * (params["w"] ** 2).sum()
+
+    return loss
+
+
+def test_a_default_of_the_loss_belongs_to_it(tmp_path):
+    path = tmp_path / "run.safetensors"
+    assert resumed(path, loss=with_default(0.1), epochs=1) == ""
+    assert "another run: loss was" in resumed(path, loss=with_default(0.2))
+    assert resumed(path, loss=with_default(0.1)) == ""
+
+
 def test_every_flipped_bit_is_noticed(tmp_path):
     """One bit in each byte of a small file: in the header, in its text, in the numbers."""
     path = tmp_path / "p.safetensors"

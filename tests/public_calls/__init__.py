@@ -1,4 +1,4 @@
-"""One valid call of every public function of the package, from which ``test_contract.py`` makes invalid ones.
+"""One valid call of every public function of ``MODULES``, from which ``test_contract.py`` makes invalid ones.
 
 ``CALLS["rope"](rng)`` is ``(args, keywords)``. A primitive needs no entry: its first case in ``REFERENCES`` serves.
 Write real arrays as float64 with entries of moderate size, so that they can be rounded to integers and to float16, and
